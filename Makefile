@@ -1,0 +1,46 @@
+# Two targets do everything a newcomer needs: `make demo` and `make test`.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+DEMO := demo-results
+
+.PHONY: demo test lint types unit bench clean
+
+demo: $(VENV)/core.stamp
+	$(BIN)/shrinkc compress examples/fashion_resnet.onnx \
+	    --macs 50% --allocator global --data examples/fashion_eval.npz \
+	    --save-plan $(DEMO)/fashion_resnet.plan.json -o $(DEMO)/fashion_resnet.onnx
+
+test: lint types unit
+
+lint: $(VENV)/test.stamp
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+
+types: $(VENV)/test.stamp
+	$(BIN)/mypy
+
+unit: $(VENV)/test.stamp
+	$(BIN)/pytest
+
+bench: $(VENV)/test.stamp
+	$(BIN)/python benchmarks/compile_time.py
+
+$(VENV)/python.stamp:
+	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 10) else "shrinkc needs Python 3.10 or newer; run: make PYTHON=python3.12")'
+	$(PYTHON) -m venv $(VENV)
+	touch $@
+
+$(VENV)/core.stamp: $(VENV)/python.stamp pyproject.toml
+	$(PIP) install --quiet --editable .
+	touch $@
+
+# Torch is pinned to the CPU wheel by the constraints file; a free range would bring gigabytes of CUDA.
+$(VENV)/test.stamp: $(VENV)/core.stamp pyproject.toml constraints-test.txt
+	$(PIP) install --quiet --constraint constraints-test.txt --editable '.[test,lint]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) $(DEMO)

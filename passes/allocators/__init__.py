@@ -1,0 +1,1 @@
+"""Allocators: how much of every group stays."""

@@ -1,0 +1,26 @@
+"""shrinkc: a deployment compiler that makes trained ONNX models smaller and faster, with the proof beside them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from shrinkc.inspection import inspect as inspect
+    from shrinkc.pipeline import compress as compress
+
+__all__ = ["__version__", "compress", "inspect"]
+
+
+def __getattr__(name: str) -> Any:
+    """Load the pipeline when it is first asked for; ``import shrinkc`` alone stays light."""
+    if name == "compress":
+        from shrinkc.pipeline import compress
+
+        return compress
+    if name == "inspect":
+        from shrinkc.inspection import inspect
+
+        return inspect
+    raise AttributeError(f"module 'shrinkc' has no attribute {name!r}")

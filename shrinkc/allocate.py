@@ -1,0 +1,193 @@
+"""From scores and a budget to kept channels: widths the target likes, balanced groups, nothing empty."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from shrinkc.analysis.cost import Cost, CostModel
+from shrinkc.analysis.groups import Analysis, BoolArray, Group
+from shrinkc.api import Allocator, FloatArray
+from shrinkc.budget import Budget
+from shrinkc.errors import BudgetError
+
+KeepMap = dict[str, tuple[int, ...]]
+
+SEARCH_STEPS = 30
+"""Bisection steps; 2**-30 of the pressure is below one channel of any model."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Widths a plan may use.
+
+    Attributes
+    ----------
+    round_to : int
+        Kept channels are a multiple of this (a smaller power of two in groups narrower than twice as much).
+    min_width : int
+        Channels that stay in every group, if it has as many.
+    """
+
+    round_to: int = 1
+    min_width: int = 1
+
+
+@dataclass(frozen=True)
+class Allocation:
+    """Kept positions, and what they cost."""
+
+    keep: KeepMap
+    cost: Cost
+    pressure: float
+
+
+class Allocating:
+    """One allocation problem: the same groups, scores and limits under varying pressure."""
+
+    def __init__(
+        self, analysis: Analysis, cost: CostModel, allocator: Allocator, scores: Mapping[str, FloatArray], limits: Limits
+    ) -> None:
+        self._analysis, self._cost, self._allocator = analysis, cost, allocator
+        self._scores, self._limits = scores, limits
+        self._occupied = _distinct(analysis)
+
+    def at(self, pressure: float) -> Allocation:
+        """Allocation under one pressure in [0, 1]."""
+        widths = self._allocator.widths(self._analysis.groups, self._scores, pressure)
+        keep = {
+            group.name: select(group, self._scores[group.name], widths[group.name], self._limits)
+            for group in self._analysis.groups
+        }
+        keep = self._repaired(keep)
+        return Allocation(keep, self._cost.of(self._analysis.keep_mask(keep)), pressure)
+
+    def within(self, budgets: Sequence[Budget]) -> Allocation:
+        """Allocation of the least pressure found that meets every budget.
+
+        Raises
+        ------
+        BudgetError
+            Not even the greatest pressure does.
+        """
+        dense = self._cost.dense()
+        best = self.at(1.0)
+        if not all(budget.is_met(best.cost, dense) for budget in budgets):
+            raise self._infeasible(budgets, best, dense)
+        low, high = 0.0, 1.0
+        for _ in range(SEARCH_STEPS):
+            middle = (low + high) / 2
+            trial = self.at(middle)
+            if all(budget.is_met(trial.cost, dense) for budget in budgets):
+                best, high = trial, middle
+            else:
+                low = middle
+        return best
+
+    def _infeasible(self, budgets: Sequence[Budget], best: Allocation, dense: Cost) -> BudgetError:
+        missed = [budget for budget in budgets if not budget.is_met(best.cost, dense)]
+        reachable = "; ".join(f"{budget.describe(dense)}: at best {budget.show(best.cost)}" for budget in missed)
+        refused = [
+            f"{refusal.where} ({refusal.blocker.reason}; {refusal.parameters:,} parameters, {refusal.macs:,} MACs)"
+            for refusal in self._analysis.refusals[:3]
+        ]
+        widest = sorted(self._analysis.groups, key=lambda group: -group.width)[:3]
+        limits = [f"{group.name} at {len(best.keep[group.name])} of {group.width}" for group in widest]
+        return BudgetError(
+            "no admissible plan meets the budget",
+            where=reachable,
+            because="these bind: " + ", ".join(limits + refused),
+            hint="raise the budget, lower --round-to or --min-width, or exclude less",
+        )
+
+    def _repaired(self, keep: KeepMap) -> KeepMap:
+        """Add channels back until every balance holds and no value is empty."""
+        is_kept = self._analysis.keep_mask(keep)
+        rank = self._ranking()
+        while _add_to_short_rows(self._analysis.balances, is_kept, rank) or _add_to_empty(self._occupied, is_kept, rank):
+            pass
+        return {
+            group.name: tuple(int(position) for position in np.flatnonzero(is_kept[group.classes]))
+            for group in self._analysis.groups
+        }
+
+    def _ranking(self) -> FloatArray:
+        """Score by class, for choosing which to add back."""
+        rank = np.zeros(self._analysis.n_classes + 1)
+        for group in self._analysis.groups:
+            rank[group.classes] = self._scores[group.name]
+        return rank
+
+
+def select(group: Group, scores: FloatArray, wanted: float, limits: Limits) -> tuple[int, ...]:
+    """Positions of a group to keep: the best scores, the same share of every balance cell, at an admissible width."""
+    kept: list[int] = []
+    cells = [np.flatnonzero(group.cells == cell) for cell in range(int(group.cells.max()) + 1)]
+    for members in cells:
+        share = wanted / group.width * len(members)
+        count = admissible(share, len(members), len(cells) * group.multiplicity, limits)
+        order = members[np.argsort(-scores[members], kind="stable")]
+        kept += order[:count].tolist()
+    return tuple(sorted(kept))
+
+
+def admissible(wanted: float, size: int, channels_per_step: int, limits: Limits) -> int:
+    """Nearest admissible number of positions to ``wanted`` in a cell of ``size``.
+
+    Parameters
+    ----------
+    wanted : float
+    size : int
+        Positions there are.
+    channels_per_step : int
+        Channels that one more position per cell adds.
+    limits : Limits
+
+    Examples
+    --------
+    >>> admissible(32.4, 64, 1, Limits(round_to=8))
+    32
+    >>> admissible(3.0, 6, 1, Limits(round_to=8))
+    4
+    """
+    step = limits.round_to // math.gcd(limits.round_to, channels_per_step)
+    if size < 2 * step:
+        step = 1 << max(0, (size // 2).bit_length() - 1)
+    count = max(step, math.floor(wanted / step + 0.5 + 1e-9) * step)
+    return min(size, max(count, math.ceil(limits.min_width / channels_per_step)))
+
+
+def _distinct(analysis: Analysis) -> list[np.ndarray]:
+    """Every set of classes that some value or tensor axis consists of, once."""
+    arrays = [cut.classes for cut in analysis.cuts]
+    arrays += [analysis.classes[labels] for labels in analysis.flow.labels.values()]
+    removable = np.zeros(analysis.n_classes + 1, bool)
+    for group in analysis.groups:
+        removable[group.classes] = True
+    sets = {tuple(np.unique(array).tolist()) for array in arrays if removable[array].all()}
+    return [np.asarray(indices, np.int64) for indices in sorted(sets)]
+
+
+def _add_to_empty(occupied: Sequence[np.ndarray], is_kept: BoolArray, rank: FloatArray) -> bool:
+    changed = False
+    for classes in occupied:
+        if not is_kept[classes].any():
+            is_kept[classes[np.argmax(rank[classes])]] = True
+            changed = True
+    return changed
+
+
+def _add_to_short_rows(balances: Sequence[np.ndarray], is_kept: BoolArray, rank: FloatArray) -> bool:
+    changed = False
+    for rows in balances:
+        counts = is_kept[rows].sum(axis=1)
+        for row, line in enumerate(rows):
+            missing = int(counts.max() - counts[row])
+            removed = np.unique(line[~is_kept[line]])
+            if missing and len(removed):
+                is_kept[removed[np.argsort(-rank[removed], kind="stable")][:missing]] = True
+                changed = True
+    return changed

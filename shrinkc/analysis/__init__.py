@@ -1,0 +1,1 @@
+"""What may be removed from a graph, and what it costs."""

@@ -1,0 +1,267 @@
+"""The state of one analysis while labels are pushed through a graph, and what operator rules may do to it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from shrinkc.analysis.attributes import input_at
+from shrinkc.analysis.labels import Labels, LabelSpace, Shape, along, labelled_axes, uniform
+from shrinkc.shapes import Shadow
+
+
+class Role(Enum):
+    """What a parameter axis does for the channels it carries."""
+
+    PRODUCES = "produces"
+    CONSUMES = "consumes"
+    SCALES = "scales"
+    FOLLOWS = "follows"
+
+
+@dataclass(frozen=True)
+class Attachment:
+    """One axis of a constant, as a node reads it, tied to channels: ``labels[i]`` is the channel of index ``i``."""
+
+    node: ir.Node
+    input_index: int
+    axis: int
+    labels: Labels
+    role: Role
+
+
+@dataclass(frozen=True)
+class Blocker:
+    """Why channels cannot be removed."""
+
+    node: str
+    op_type: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Balance:
+    """Rows of channels that must keep the same number each; ``rows`` has shape (rows, channels)."""
+
+    node: str
+    rows: Labels
+
+
+@dataclass(frozen=True)
+class Mixing:
+    """A node that mixes the channels of one input over ``axis``: removal there is not the same as zeroing."""
+
+    node: ir.Node
+    input_index: int
+    axis: int
+    keeps_axis: bool
+
+
+@dataclass(frozen=True)
+class Work:
+    """Multiply-accumulates of one node; they shrink with the attached axes of its input ``weight_index``."""
+
+    node: ir.Node
+    macs: int
+    weight_index: int | None
+
+
+class Blocked(Exception):
+    """Raised by a rule: the channels that reach this node must stay."""
+
+
+Rule = Callable[["Flow", ir.Node], None]
+RuleTable = Mapping[tuple[str, str], Rule]
+
+
+class Flow:
+    """Labels of every value of a graph, and everything rules found out about them.
+
+    Rules read labels with :meth:`channels` or :meth:`labels_of`, give outputs labels with :meth:`assign`, and tie
+    parameters to channels with :meth:`attach` and :meth:`follow`.  A rule that cannot tell raises :class:`Blocked`.
+    """
+
+    def __init__(self, shadow: Shadow) -> None:
+        self.shadow = shadow
+        self.space = LabelSpace()
+        self.labels: dict[ir.Value, Labels] = {}
+        self.attachments: list[Attachment] = []
+        self.blocked: list[tuple[Labels, Blocker]] = []
+        self.balances: list[Balance] = []
+        self.mixings: list[Mixing] = []
+        self.work: list[Work] = []
+
+    def shape(self, value: ir.Value | None) -> Shape:
+        """Static shape of a value; raises :class:`Blocked` if it is not known."""
+        shape = self.shadow.shape(value)
+        if shape is None:
+            raise Blocked(f"the shape of {value.name if value else 'an absent input'} is not known")
+        return shape
+
+    def is_constant(self, value: ir.Value | None) -> bool:
+        """Whether a value depends on no graph input."""
+        return self.shadow[value].is_static
+
+    def known(self, node: ir.Node, index: int) -> NDArray[Any]:
+        """Value of a small constant input; raises :class:`Blocked` if it is not known."""
+        value = self.shadow[input_at(node, index)].value
+        if value is None:
+            raise Blocked(f"input {index} is computed from the data")
+        return value
+
+    def require_constant(self, node: ir.Node, *indices: int) -> None:
+        """Raise :class:`Blocked` unless the named inputs, where present, are constants."""
+        for index in indices:
+            value = input_at(node, index)
+            if value is not None and not self.is_constant(value):
+                raise Blocked(f"input {index} ({value.name}) is not a constant")
+
+    def labels_of(self, value: ir.Value | None) -> Labels:
+        """Labels of an activation; raises :class:`Blocked` for constants and values of unknown shape."""
+        if value is None or value not in self.labels:
+            raise Blocked(f"{value.name if value else 'an absent input'} carries no channels")
+        return self.labels[value]
+
+    def channels(self, value: ir.Value | None, axis: int) -> Labels:
+        """Labels along one axis as a vector; labels that vary along other axes are tied across them."""
+        labels = self.labels_of(value)
+        for other in labelled_axes(labels):
+            if other != axis % labels.ndim:
+                first = labels.take([0], other)
+                self.space.tie(labels, first)
+                labels = first
+        size = self.shape(value)[axis]
+        return np.broadcast_to(labels.reshape(-1), (size,))
+
+    def assign(self, value: ir.Value, labels: Labels) -> None:
+        """Give an output its labels."""
+        self.labels[value] = labels
+
+    def assign_channels(self, value: ir.Value, vector: Labels, axis: int) -> None:
+        """Give an output labels that vary along ``axis`` only."""
+        self.labels[value] = along(np.asarray(vector), axis, len(self.shape(value)))
+
+    def attach(self, node: ir.Node, input_index: int, axis: int, labels: Labels, role: Role) -> None:
+        """Tie an axis of a constant input to channels."""
+        if input_at(node, input_index) is not None:
+            self.attachments.append(Attachment(node, input_index, axis, np.asarray(labels), role))
+
+    def follow(self, node: ir.Node, input_index: int, labels: Labels, role: Role = Role.FOLLOWS) -> None:
+        """Tie a constant that is broadcast against values with ``labels`` (numpy alignment, last axes together)."""
+        shape = self.shape(node.inputs[input_index])
+        offset = labels.ndim - len(shape)
+        axes = [axis for axis in labelled_axes(labels) if axis >= offset and shape[axis - offset] > 1]
+        if not axes:
+            return
+        main = max(axes, key=lambda axis: labels.shape[axis])
+        for other in labelled_axes(labels):
+            if other != main:
+                first = labels.take([0], other)
+                self.space.tie(labels, first)
+                labels = first
+        self.attach(node, input_index, main - offset, labels.reshape(-1), role)
+
+    def freeze(self, labels: Labels, node: ir.Node | None, reason: str) -> None:
+        """Keep the channels of ``labels`` whole, and say why."""
+        name = "" if node is None else node.name or (node.outputs[0].name or "" if node.outputs else "")
+        self.blocked.append((np.unique(labels), Blocker(name, node.op_type if node else "", reason)))
+
+    def block(self, node: ir.Node, reason: str) -> None:
+        """Freeze everything that reaches ``node``, and give its outputs labels that can never go."""
+        for value in reads(node):
+            if value in self.labels:
+                self.freeze(self.labels[value], node, reason)
+        for output in node.outputs:
+            shape = self.shadow.shape(output)
+            if shape is not None:
+                self.assign(output, self.opaque(len(shape), node, reason))
+
+    def opaque(self, rank: int, node: ir.Node | None, reason: str) -> Labels:
+        """Labels of a value that has no removable channels."""
+        labels = uniform(int(self.space.fresh(1)[0]), rank)
+        self.freeze(labels, node, reason)
+        return labels
+
+    def mix(self, node: ir.Node, input_index: int, axes: list[int], *, keeps_axis: bool) -> None:
+        """Note that ``node`` mixes channels over those of ``axes`` that carry labels."""
+        labels = self.labels_of(node.inputs[input_index])
+        for axis in labelled_axes(labels):
+            if axis in axes:
+                self.mixings.append(Mixing(node, input_index, axis, keeps_axis))
+
+    def make_rectangular(self, labels: Labels) -> None:
+        """Tie labels that vary along several axes so that they vary along the widest only."""
+        axes = labelled_axes(labels)
+        main = max(axes, key=lambda axis: labels.shape[axis])
+        for other in axes:
+            if other != main:
+                first = labels.take([0], other)
+                self.space.tie(labels, first)
+                labels = first
+
+
+def reads(node: ir.Node) -> list[ir.Value]:
+    """Every value a node reads, those captured by its subgraphs included."""
+    values = [value for value in node.inputs if value is not None]
+    for attribute in node.attributes.values():
+        if isinstance(attribute, ir.Attr) and attribute.type == ir.AttributeType.GRAPH:
+            graphs = [attribute.as_graph()]
+        elif isinstance(attribute, ir.Attr) and attribute.type == ir.AttributeType.GRAPHS:
+            graphs = list(attribute.as_graphs())
+        else:
+            continue
+        for graph in graphs:
+            for inner in graph.all_nodes():
+                values += [value for value in inner.inputs if value is not None]
+            values += list(graph.outputs)
+    return values
+
+
+def walk(graph: ir.Graph, shadow: Shadow, rules: RuleTable) -> Flow:
+    """Push labels through a graph.
+
+    Parameters
+    ----------
+    graph : ir.Graph
+        In topological order.
+    shadow : Shadow
+        Facts about every value of the graph.
+    rules : mapping of (domain, operator) to rule
+    """
+    flow = Flow(shadow)
+    for value in graph.inputs:
+        shape = shadow.shape(value)
+        if value.const_value is None and shape is not None:
+            flow.assign(value, flow.opaque(len(shape), None, f"graph input {value.name}"))
+    for node in graph:
+        _visit(flow, node, rules)
+    for value in graph.outputs:
+        if value in flow.labels:
+            flow.freeze(flow.labels[value], value.producer(), f"graph output {value.name}")
+    return flow
+
+
+def _visit(flow: Flow, node: ir.Node, rules: RuleTable) -> None:
+    facts = [flow.shadow[output] for output in node.outputs]
+    if all(fact.is_static for fact in facts):
+        return
+    if all(fact.value is not None for fact in facts):
+        # Shape arithmetic: it carries sizes, not channels.
+        for output, fact in zip(node.outputs, facts, strict=True):
+            flow.assign(output, uniform(int(flow.space.fresh(1)[0]), len(fact.shape or ())))
+        return
+    domain = "" if node.domain == "ai.onnx" else node.domain
+    rule = rules.get((domain, node.op_type))
+    if rule is None:
+        flow.block(node, f"no rule for operator {node.domain or 'ai.onnx'}::{node.op_type}")
+        return
+    try:
+        rule(flow, node)
+    except Blocked as blocked:
+        flow.block(node, str(blocked))

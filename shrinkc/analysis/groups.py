@@ -1,0 +1,368 @@
+"""Channel groups: what may be removed from a graph, together with what, and why the rest may not."""
+
+from __future__ import annotations
+
+import fnmatch
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from shrinkc import ir as shrinkc_ir
+from shrinkc.analysis.constants import UNTOUCHED, Cut, Use, stored_cuts
+from shrinkc.analysis.flow import Attachment, Blocked, Blocker, Flow, Mixing, Role, RuleTable, walk
+from shrinkc.analysis.labels import Labels
+from shrinkc.analysis.shuffles import Shuffle, resolve_grids
+from shrinkc.errors import RecipeError
+from shrinkc.shapes import Shadow
+
+BoolArray = NDArray[np.bool_]
+
+NO_PRODUCER = Blocker("", "", "no weight produces these channels")
+
+
+@dataclass(frozen=True)
+class Member:
+    """One axis of one stored tensor (for one of its uses) that a group runs along.
+
+    Attributes
+    ----------
+    use : Use
+    axis : int
+    index : ndarray of shape (axis length,), int64
+        Position in the group of every index of the axis, ``UNTOUCHED`` where another channel lies.
+    role : Role
+    """
+
+    use: Use
+    axis: int
+    index: Labels
+    role: Role
+
+
+@dataclass(frozen=True)
+class Group:
+    """Channels with the same producers; each position is one class of united labels.
+
+    Attributes
+    ----------
+    name : str
+        Name of the first tensor that produces the channels.
+    classes : ndarray of shape (width,), int64
+    members : tuple of Member
+    cells : ndarray of shape (width,), int64
+        Positions of one cell are interchangeable for every balance constraint; equal counts per cell keep the balance.
+    multiplicity : int
+        Channels of the first producer that go when one position goes.
+    is_exact : bool
+        Removing equals zeroing; false where a normalisation or the like mixes these channels.
+    """
+
+    name: str
+    classes: Labels
+    members: tuple[Member, ...]
+    cells: Labels
+    multiplicity: int
+    is_exact: bool
+
+    @property
+    def width(self) -> int:
+        """Number of positions that can be removed one by one."""
+        return len(self.classes)
+
+
+@dataclass(frozen=True)
+class ClassCut:
+    """A :class:`~shrinkc.analysis.constants.Cut` with classes in place of labels."""
+
+    use: Use
+    axis: int
+    classes: Labels
+    role: Role
+    reader: ir.Node
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """Channels that stay, the reason, and what they hold.
+
+    ``macs`` and ``parameters`` are those of the layers producing the channels, in proportion to the channels refused.
+    """
+
+    blocker: Blocker
+    channels: int
+    macs: int
+    parameters: int
+
+    @property
+    def where(self) -> str:
+        """Node that refuses, or the kind of thing that does."""
+        return self.blocker.node or self.blocker.op_type or "settings"
+
+
+@dataclass
+class Analysis:
+    """Everything later stages need to know about a graph."""
+
+    model: ir.Model
+    flow: Flow
+    classes: Labels
+    cuts: list[ClassCut]
+    groups: list[Group]
+    shuffles: list[Shuffle]
+    balances: list[Labels]
+    frozen: dict[int, Blocker]
+    refusals: list[Refusal] = field(default_factory=list)
+
+    @property
+    def shadow(self) -> Shadow:
+        """Static facts about the graph."""
+        return self.flow.shadow
+
+    @property
+    def n_classes(self) -> int:
+        """Number of classes of labels."""
+        return int(self.classes.max()) + 1 if len(self.classes) else 0
+
+    def classes_of(self, value: ir.Value) -> Labels | None:
+        """Class array of a value (compressed), None for constants."""
+        labels = self.flow.labels.get(value)
+        return None if labels is None else self.classes[labels]
+
+    def keep_mask(self, keep: Mapping[str, Iterable[int]]) -> BoolArray:
+        """Whether each class is kept, shape ``(n_classes + 1,)``; the last entry is for ``UNTOUCHED`` and always true.
+
+        Parameters
+        ----------
+        keep : mapping of group name to kept positions
+            Groups that are not named are kept whole.
+        """
+        mask = np.ones(self.n_classes + 1, bool)
+        for group in self.groups:
+            if group.name in keep:
+                mask[group.classes] = False
+                mask[group.classes[np.asarray(list(keep[group.name]), np.int64)]] = True
+        return mask
+
+    def mixings(self) -> list[tuple[Mixing, Labels]]:
+        """Nodes that mix channels, each with the classes of the input they mix."""
+        return [(mixing, self.classes[self.flow.labels[_mixed(mixing)]]) for mixing in self.flow.mixings]
+
+
+def _mixed(mixing: Mixing) -> ir.Value:
+    value = mixing.node.inputs[mixing.input_index]
+    if value is None:
+        raise ValueError("a mixing node lost its input")
+    return value
+
+
+def analyse(
+    model: ir.Model,
+    shapes: Mapping[str, tuple[int, ...]],
+    rules: RuleTable,
+    *,
+    exclude: Sequence[str] = (),
+    include: Sequence[str] = (),
+) -> Analysis:
+    """Find the channel groups of a model.
+
+    Parameters
+    ----------
+    model : ir.Model
+    shapes : mapping of input name to shape
+    rules : operator rules, see :func:`shrinkc.registry.operator_rules`
+    exclude, include : patterns (shell style) of node, tensor or group names
+        Excluded groups stay whole; with ``include``, all others do.
+
+    Raises
+    ------
+    RecipeError
+        A pattern matches nothing.
+    """
+    flow = walk(model.graph, Shadow.of(model, shapes), rules)
+    cuts = _stored(flow)
+    shuffles = resolve_grids(flow, model.graph)
+    classes = flow.space.classes()
+    frozen = _frozen(flow, classes)
+    class_cuts = [
+        ClassCut(cut.use, cut.axis, _to_classes(cut.labels, classes), attachment.role, attachment.node)
+        for cut, attachment in cuts
+    ]
+    balances = [classes[balance.rows] for balance in flow.balances]
+    mixed = _mixed_classes(flow, classes)
+    groups = _form_groups(class_cuts, balances, mixed, frozen)
+    groups = _select(groups, exclude, include, frozen)
+    analysis = Analysis(model, flow, classes, class_cuts, groups, shuffles, balances, frozen)
+    analysis.refusals = _refusals(analysis)
+    return analysis
+
+
+def _stored(flow: Flow) -> list[tuple[Cut, Attachment]]:
+    cuts: list[tuple[Cut, Attachment]] = []
+    seen: dict[tuple[Use, int], Labels] = {}
+    for attachment in flow.attachments:
+        try:
+            found = stored_cuts(flow.shadow, flow.space, attachment)
+        except Blocked as blocked:
+            flow.freeze(attachment.labels, attachment.node, str(blocked))
+            continue
+        for cut in found:
+            cuts.append((cut, attachment))
+            # Two readers behind one edge (say, of one Identity) see the same stored tensor: they must agree.
+            earlier = seen.setdefault((cut.use, cut.axis), cut.labels)
+            both = (earlier != UNTOUCHED) & (cut.labels != UNTOUCHED)
+            flow.space.tie(earlier[both], cut.labels[both])
+    return cuts
+
+
+def _to_classes(labels: Labels, classes: Labels) -> Labels:
+    return np.where(labels == UNTOUCHED, UNTOUCHED, classes[labels])
+
+
+def _frozen(flow: Flow, classes: Labels) -> dict[int, Blocker]:
+    frozen: dict[int, Blocker] = {}
+    for labels, blocker in flow.blocked:
+        for index in np.unique(classes[labels]).tolist():
+            frozen.setdefault(index, blocker)
+    return frozen
+
+
+def _mixed_classes(flow: Flow, classes: Labels) -> set[int]:
+    mixed: set[int] = set()
+    for mixing in flow.mixings:
+        mixed.update(np.unique(classes[flow.labels[_mixed(mixing)]]).tolist())
+    return mixed
+
+
+def _form_groups(cuts: list[ClassCut], balances: list[Labels], mixed: set[int], frozen: Mapping[int, Blocker]) -> list[Group]:
+    producers: dict[int, list[int]] = defaultdict(list)
+    for number, cut in enumerate(cuts):
+        if cut.role is Role.PRODUCES:
+            for index in np.unique(cut.classes).tolist():
+                producers[index].append(number)
+    producers.pop(UNTOUCHED, None)
+    by_producers: dict[tuple[int, ...], list[int]] = defaultdict(list)
+    for index in sorted(producers):
+        if index not in frozen:
+            by_producers[tuple(producers[index])].append(index)
+    owner = {index: key for key, indices in by_producers.items() for index in indices}
+    members = _members_by_group(cuts, owner)
+    cells = _cells(balances)
+    names: dict[str, int] = {}
+    return [_group(key, indices, cuts, members[key], cells, mixed, names) for key, indices in sorted(by_producers.items())]
+
+
+Key = tuple[int, ...]
+
+
+def _members_by_group(cuts: list[ClassCut], owner: Mapping[int, Key]) -> dict[Key, list[ClassCut]]:
+    members: dict[Key, list[ClassCut]] = defaultdict(list)
+    for cut in cuts:
+        for key in dict.fromkeys(owner[index] for index in np.unique(cut.classes).tolist() if index in owner):
+            members[key].append(cut)
+    return members
+
+
+def _cells(balances: list[Labels]) -> dict[int, tuple[tuple[int, int, int], ...]]:
+    """Signature of every class: how often it lies in which row of which balance constraint."""
+    signature: dict[int, dict[tuple[int, int], int]] = defaultdict(lambda: defaultdict(int))
+    for number, rows in enumerate(balances):
+        for row, line in enumerate(rows):
+            for index in line.tolist():
+                signature[index][(number, row)] += 1
+    return {
+        index: tuple(sorted((number, row, times) for (number, row), times in counts.items()))
+        for index, counts in signature.items()
+    }
+
+
+def _group(
+    key: Key,
+    indices: list[int],
+    cuts: list[ClassCut],
+    members: list[ClassCut],
+    cells: Mapping[int, tuple[tuple[int, int, int], ...]],
+    mixed: set[int],
+    names: dict[str, int],
+) -> Group:
+    first = cuts[key[0]]
+    order = {index: position for position, index in enumerate(dict.fromkeys(first.classes.tolist()))}
+    indices = sorted(indices, key=order.__getitem__)
+    position = {index: place for place, index in enumerate(indices)}
+    kinds: dict[object, int] = {}
+    cell = [kinds.setdefault(cells.get(index, ()), len(kinds)) for index in indices]
+    lookup = np.full(int(max(int(c.classes.max()) for c in members)) + 2, UNTOUCHED, np.int64)
+    for index, place in position.items():
+        lookup[index] = place
+    return Group(
+        name=_unique(first.use.tensor.name or first.reader.name or "group", names),
+        classes=np.asarray(indices, np.int64),
+        members=tuple(Member(cut.use, cut.axis, lookup[cut.classes], cut.role) for cut in members),
+        cells=np.asarray(cell, np.int64),
+        multiplicity=max(1, round(int(np.isin(first.classes, indices).sum()) / len(indices))),
+        is_exact=not mixed.intersection(indices),
+    )
+
+
+def _unique(name: str, names: dict[str, int]) -> str:
+    names[name] = names.get(name, 0) + 1
+    return name if names[name] == 1 else f"{name}#{names[name]}"
+
+
+def _select(groups: list[Group], exclude: Sequence[str], include: Sequence[str], frozen: dict[int, Blocker]) -> list[Group]:
+    for pattern in (*exclude, *include):
+        if not any(_matches(group, pattern) for group in groups):
+            raise RecipeError(
+                "a pattern matches no group that could be pruned",
+                where=pattern,
+                hint="`shrinkc inspect MODEL` lists groups, their tensors and nodes",
+            )
+    kept = []
+    for group in groups:
+        refused = next((f"--exclude {pattern}" for pattern in exclude if _matches(group, pattern)), None)
+        if refused is None and include and not any(_matches(group, pattern) for pattern in include):
+            refused = "not named by --include"
+        if refused is None:
+            kept.append(group)
+        else:
+            frozen.update({int(index): Blocker("", "", refused) for index in group.classes})
+    return kept
+
+
+def _matches(group: Group, pattern: str) -> bool:
+    names = [group.name]
+    for member in group.members:
+        if member.role is Role.PRODUCES:
+            names += [member.use.node.name or "", member.use.tensor.name or ""]
+    return any(fnmatch.fnmatchcase(name, pattern) for name in names)
+
+
+def _refusals(analysis: Analysis) -> list[Refusal]:
+    """Sum up, per reason, the share of every producing layer that cannot be removed."""
+    owned = {int(index) for group in analysis.groups for index in group.classes}
+    macs = {work.node: work.macs for work in analysis.flow.work}
+    totals: dict[Blocker, list[int]] = defaultdict(lambda: [0, 0, 0])
+    for cut in analysis.cuts:
+        if cut.role is not Role.PRODUCES:
+            continue
+        elements = math.prod(analysis.flow.shape(cut.use.tensor))
+        for index in cut.classes.tolist():
+            if index in owned:
+                continue
+            total = totals[analysis.frozen.get(index, NO_PRODUCER)]
+            total[0] += 1
+            total[1] += macs.get(cut.reader, 0) // len(cut.classes)
+            total[2] += elements // len(cut.classes)
+    refusals = [Refusal(blocker, *numbers) for blocker, numbers in totals.items()]
+    return sorted(refusals, key=lambda refusal: -refusal.parameters)
+
+
+def stored_tensors(model: ir.Model) -> list[ir.Value]:
+    """Every initializer and Constant output of the main graph."""
+    values = list(model.graph.initializers.values())
+    values += [node.outputs[0] for node in model.graph if node.op_type == "Constant" and node.domain in ("", "ai.onnx")]
+    return [value for value in values if shrinkc_ir.constant_tensor(value) is not None]

@@ -1,0 +1,127 @@
+"""Data movement: labels are moved exactly as the data is."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+
+from shrinkc.analysis import moves
+from shrinkc.analysis.attributes import input_at, int_of, string_of
+from shrinkc.analysis.flow import Blocked, Flow, Role, RuleTable
+from shrinkc.analysis.labels import Labels, labelled_axes
+from shrinkc.analysis.node_moves import MOVES, setting
+
+
+def single_move(flow: Flow, node: ir.Node) -> None:
+    """Operators with one data input and one output."""
+    labels = flow.labels_of(node.inputs[0])
+    flow.assign(node.outputs[0], MOVES[node.op_type](flow.shadow, node, labels))
+
+
+def concat(flow: Flow, node: ir.Node) -> None:
+    """Concat; constant parts get channels of their own along the axis and follow the others along the rest."""
+    rank = len(flow.shape(node.outputs[0]))
+    axis = int_of(node, "axis", 1) % rank
+    shapes = [flow.shape(value) for value in node.inputs]
+    across = _labels_across(flow, node, axis)
+    parts = []
+    for index, (value, shape) in enumerate(zip(node.inputs, shapes, strict=True)):
+        if flow.is_constant(value):
+            parts.append(_constant_part(flow, node, index, shape, axis, across))
+        else:
+            parts.append(flow.labels_of(value))
+    flow.assign(node.outputs[0], moves.concat(parts, shapes, axis))
+
+
+def _labels_across(flow: Flow, node: ir.Node, axis: int) -> Labels | None:
+    """Labels that the parts carry on axes other than the concatenated one, tied between the parts."""
+    first: Labels | None = None
+    for value in node.inputs:
+        if flow.is_constant(value):
+            continue
+        labels = flow.labels_of(value)
+        if any(other != axis for other in labelled_axes(labels)):
+            if axis in labelled_axes(labels):
+                flow.make_rectangular(labels)
+            labels = labels.take([0], axis)
+            if first is not None:
+                flow.space.tie(first, labels)
+            first = labels if first is None else first
+    return first
+
+
+def _constant_part(flow: Flow, node: ir.Node, index: int, shape: tuple[int, ...], axis: int, across: Labels | None) -> Labels:
+    if across is not None:
+        flow.follow(node, index, across)
+        return across
+    labels = flow.space.fresh(shape[axis])
+    flow.attach(node, index, axis, labels, Role.FOLLOWS)
+    return labels.reshape([shape[axis] if other == axis else 1 for other in range(len(shape))])
+
+
+def split(flow: Flow, node: ir.Node) -> None:
+    """Split: every output takes its run of labels."""
+    labels = flow.labels_of(node.inputs[0])
+    axis = int_of(node, "axis", 0) % labels.ndim
+    start = 0
+    for output in node.outputs:
+        stop = start + flow.shape(output)[axis]
+        flow.assign(output, moves.slice_axis(labels, axis, start, stop, 1))
+        start = stop
+
+
+def pad(flow: Flow, node: ir.Node) -> None:
+    """Pad; new positions on an axis with labels are channels of their own (they hold a constant)."""
+    labels = flow.labels_of(node.inputs[0])
+    shape = flow.shape(node.inputs[0])
+    pads = setting(flow.shadow, node, 1, "pads")
+    axes = setting(flow.shadow, node, 3, "axes") if input_at(node, 3) is not None else list(range(labels.ndim))
+    if pads is None or axes is None:
+        raise Blocked("the padding is not known")
+    for position, axis in enumerate(axis % labels.ndim for axis in axes):
+        front, back = pads[position], pads[position + len(axes)]
+        if (front or back) and labels.shape[axis] > 1:
+            if string_of(node, "mode", "constant") != "constant" or min(front, back) < 0:
+                raise Blocked("padding over channels by reflection or cropping")
+            labels = moves.pad_axis(labels, shape[axis], axis, flow.space.fresh(front), flow.space.fresh(back))
+    flow.assign(node.outputs[0], labels)
+
+
+def resize(flow: Flow, node: ir.Node) -> None:
+    """Resize and Upsample: channels stay, space changes."""
+    labels = flow.labels_of(node.inputs[0])
+    before, after = flow.shape(node.inputs[0]), flow.shape(node.outputs[0])
+    if any(before[axis] != after[axis] for axis in labelled_axes(labels)):
+        raise Blocked("it resizes over channels")
+    flow.assign(node.outputs[0], labels)
+
+
+def depth_to_space(flow: Flow, node: ir.Node) -> None:
+    """DepthToSpace: the input channels that land in one output channel go together."""
+    block = int_of(node, "blocksize", 1) ** 2
+    channels = flow.channels(node.inputs[0], 1)
+    depth = len(channels) // block
+    if string_of(node, "mode", "DCR") == "DCR":
+        grid = channels.reshape(block, depth)
+    else:
+        grid = channels.reshape(depth, block).T
+    flow.space.tie(grid, grid[:1])
+    flow.assign_channels(node.outputs[0], grid[0], 1)
+
+
+def space_to_depth(flow: Flow, node: ir.Node) -> None:
+    """SpaceToDepth: an input channel becomes one output channel per position of the block."""
+    block = int_of(node, "blocksize", 1) ** 2
+    flow.assign_channels(node.outputs[0], np.tile(flow.channels(node.inputs[0], 1), block), 1)
+
+
+RULES: RuleTable = {
+    **{("", op): single_move for op in MOVES},
+    ("", "Concat"): concat,
+    ("", "Split"): split,
+    ("", "Pad"): pad,
+    ("", "Resize"): resize,
+    ("", "Upsample"): resize,
+    ("", "DepthToSpace"): depth_to_space,
+    ("", "SpaceToDepth"): space_to_depth,
+}

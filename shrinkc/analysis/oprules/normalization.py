@@ -1,0 +1,66 @@
+"""Normalisations: per-channel parameters follow; those that mix channels say so."""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+
+from shrinkc.analysis.attributes import int_of
+from shrinkc.analysis.flow import Blocked, Flow, Role, RuleTable
+
+
+def batch_normalization(flow: Flow, node: ir.Node) -> None:
+    """BatchNormalization: scale, shift, mean and variance follow."""
+    flow.require_constant(node, 1, 2, 3, 4)
+    _per_channel(flow, node, 4)
+
+
+def instance_normalization(flow: Flow, node: ir.Node) -> None:
+    """InstanceNormalization mixes over space only, so removing a channel is exact."""
+    flow.require_constant(node, 1, 2)
+    _per_channel(flow, node, 2)
+
+
+def _per_channel(flow: Flow, node: ir.Node, last: int) -> None:
+    channels = flow.channels(node.inputs[0], 1)
+    flow.attach(node, 1, 0, channels, Role.SCALES)
+    for index in range(2, last + 1):
+        flow.attach(node, index, 0, channels, Role.FOLLOWS)
+    flow.assign_channels(node.outputs[0], channels, 1)
+
+
+def layer_normalization(flow: Flow, node: ir.Node) -> None:
+    """LayerNormalization over the channel axis: removable, not equal to zeroing."""
+    flow.require_constant(node, 1, 2)
+    labels = flow.labels_of(node.inputs[0])
+    axis = int_of(node, "axis", -1) % labels.ndim
+    flow.mix(node, 0, list(range(axis, labels.ndim)), keeps_axis=True)
+    for index in range(1, len(node.inputs)):
+        if node.inputs[index] is not None:
+            flow.follow(node, index, labels, Role.SCALES if index == 1 else Role.FOLLOWS)
+    flow.assign(node.outputs[0], labels)
+
+
+def local_response(flow: Flow, node: ir.Node) -> None:
+    """LRN sums over neighbouring channels: removing one would give its neighbours other neighbours."""
+    raise Blocked("it normalises over neighbouring channels")
+
+
+def softmax(flow: Flow, node: ir.Node) -> None:
+    """Softmax-like operators mix over one axis, before opset 13 over all axes from it on."""
+    labels = flow.labels_of(node.inputs[0])
+    version = flow.shadow.opsets.get("", 1)
+    axis = int_of(node, "axis", -1 if version >= 13 else 1) % labels.ndim
+    axes = [axis] if version >= 13 or node.op_type == "LpNormalization" else list(range(axis, labels.ndim))
+    flow.mix(node, 0, axes, keeps_axis=True)
+    flow.assign(node.outputs[0], labels)
+
+
+RULES: RuleTable = {
+    ("", "BatchNormalization"): batch_normalization,
+    ("", "InstanceNormalization"): instance_normalization,
+    ("", "LayerNormalization"): layer_normalization,
+    ("", "LRN"): local_response,
+    ("", "Softmax"): softmax,
+    ("", "LogSoftmax"): softmax,
+    ("", "LpNormalization"): softmax,
+}

@@ -1,0 +1,72 @@
+"""Budgets: how much a model may cost, as a percentage of the original or an absolute number."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from shrinkc.analysis.cost import Cost
+from shrinkc.errors import RecipeError
+
+COUNT_UNITS = {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9}
+SIZE_UNITS = {"": 1.0, "b": 1.0, "kb": 1e3, "mb": 1e6, "gb": 1e9, "kib": 2.0**10, "mib": 2.0**20, "gib": 2.0**30}
+
+_LABELS = {"macs": "MACs", "parameters": "parameters", "size_bytes": "bytes"}
+
+
+@dataclass(frozen=True)
+class Budget:
+    """Upper limit of one quantity of :class:`~shrinkc.analysis.cost.Cost`.
+
+    Attributes
+    ----------
+    quantity : str
+        ``macs``, ``parameters`` or ``size_bytes``.
+    amount : float
+        Limit; a fraction of the original's if ``is_relative``.
+    is_relative : bool
+    """
+
+    quantity: str
+    amount: float
+    is_relative: bool
+
+    def limit(self, dense: Cost) -> float:
+        """The limit as an absolute number."""
+        return self.amount * float(getattr(dense, self.quantity)) if self.is_relative else self.amount
+
+    def is_met(self, cost: Cost, dense: Cost) -> bool:
+        """Whether ``cost`` stays within the limit."""
+        return float(getattr(cost, self.quantity)) <= self.limit(dense)
+
+    def show(self, cost: Cost) -> str:
+        """The quantity of ``cost``, readable."""
+        return f"{getattr(cost, self.quantity):,} {_LABELS[self.quantity]}"
+
+    def describe(self, dense: Cost) -> str:
+        """The limit, readable."""
+        share = f" ({self.amount:.0%} of the original)" if self.is_relative else ""
+        return f"at most {self.limit(dense):,.0f} {_LABELS[self.quantity]}{share}"
+
+
+def parse(quantity: str, text: str) -> Budget:
+    """Read ``50%``, ``1.5M`` (counts) or ``800KB``, ``1MiB`` (bytes).
+
+    Raises
+    ------
+    RecipeError
+        The text is neither, or not positive, or a percentage of 100 or more.
+    """
+    units = SIZE_UNITS if quantity == "size_bytes" else COUNT_UNITS
+    match = re.fullmatch(r"\s*([0-9]*\.?[0-9]+)\s*(%|[A-Za-z]*)\s*", text)
+    if match is None or (match[2] != "%" and match[2].lower() not in units):
+        example = "50% or 800KB" if quantity == "size_bytes" else "50% or 1.5M"
+        raise RecipeError(f"not a budget: {text!r}", where=quantity, hint=f"write {example}")
+    number = float(match[1])
+    if match[2] == "%":
+        if not 0 < number < 100:
+            raise RecipeError(f"a budget of {text} removes nothing or everything", where=quantity, hint="0% < budget < 100%")
+        return Budget(quantity, number / 100, is_relative=True)
+    if number <= 0:
+        raise RecipeError("a budget must be positive", where=quantity)
+    return Budget(quantity, number * units[match[2].lower()], is_relative=False)

@@ -1,0 +1,33 @@
+"""Clean-up of a model after surgery: what became constant is folded, what became dead is dropped.
+
+Float tensors are left as they are, under their own names, so that plan and model can still be compared; BatchNormalization
+stays where it was found (runtimes fold it when they load the model).
+"""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+from onnx_ir.passes.common import RemoveUnusedNodesPass
+
+from shrinkc.ir import strip_debug_info
+
+
+def canonicalize(model: ir.Model) -> ir.Model:
+    """Fold shape arithmetic (computed pads, reshape targets) and remove dead nodes, in place.
+
+    onnxscript's folder is used because it keeps metadata of the nodes it does not touch.
+    """
+    from onnxscript.optimizer import fold_constants
+
+    fold_constants(model, onnx_shape_inference=True, should_fold=_is_shape_arithmetic)
+    RemoveUnusedNodesPass()(model)
+    strip_debug_info(model)
+    return model
+
+
+def _is_shape_arithmetic(node: ir.Node) -> bool | None:
+    """Fold integers and booleans by the default rules, never floats."""
+    types = [output.dtype for output in node.outputs]
+    if any(dtype is None or dtype.is_floating_point() for dtype in types):
+        return False
+    return None

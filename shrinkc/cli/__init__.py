@@ -1,0 +1,60 @@
+"""The command line: argument handling and printing, nothing else."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import traceback
+from types import FrameType
+
+import click
+
+from shrinkc import __version__
+from shrinkc.cli.compress import compress
+from shrinkc.cli.inspect import inspect
+from shrinkc.errors import ShrinkcError
+
+INTERNAL_ERROR, INTERRUPTED = 70, 130
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="shrinkc")
+def cli() -> None:
+    """Make trained ONNX models smaller and faster, with the proof beside them."""
+
+
+cli.add_command(compress)
+cli.add_command(inspect)
+
+
+def main() -> None:
+    """Run the command line and exit with the code that fits what happened."""
+    signal.signal(signal.SIGTERM, _interrupt)
+    sys.exit(_run())
+
+
+def _run() -> int:
+    is_debug = "--debug" in sys.argv[1:]
+    try:
+        cli.main(standalone_mode=False)
+    except ShrinkcError as error:
+        if is_debug:
+            traceback.print_exc()
+        click.echo(f"error: {error}", err=True)
+        return error.exit_code
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("interrupted; nothing half-written was left", err=True)
+        return INTERRUPTED
+    except Exception as error:
+        if is_debug:
+            traceback.print_exc()
+        click.echo(f"error: internal error: {type(error).__name__}: {error}\n  try: --debug, and report it", err=True)
+        return INTERNAL_ERROR
+    return 0
+
+
+def _interrupt(signum: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt

@@ -1,0 +1,137 @@
+"""``shrinkc compress``: the main job."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from shrinkc.cli.options import model_options, output_options, progress_for, shapes_of
+
+PLANNING = (
+    "prune_ratio",
+    "macs",
+    "params",
+    "size",
+    "criterion",
+    "allocator",
+    "round_to",
+    "min_width",
+    "exclude",
+    "include",
+    "target",
+)
+PLANNING_WITH_A_PLAN = tuple(name for name in PLANNING if name != "target")
+
+
+@click.command()
+@click.argument("model", type=click.Path(dir_okay=False))
+@click.option("-o", "--output", type=click.Path(dir_okay=False), help="Compressed model.  [default: NAME.shrunk.onnx here]")
+@click.option("--target", help="What it shall run on.  [default: cpu]")
+@click.option("--data", type=click.Path(dir_okay=False), help="Samples, .npz with the input names as keys and optional labels.")
+@click.option("--macs", metavar="BUDGET", help="Multiply-accumulates that may remain: 50% or 1.5G.  [default: 70%]")
+@click.option("--params", metavar="BUDGET", help="Parameters that may remain: 50% or 1.5M.")
+@click.option("--size", metavar="BUDGET", help="Bytes of the file that may remain: 50% or 800KB.")
+@click.option(
+    "--prune-ratio",
+    type=float,
+    metavar="RATIO",
+    help="Fraction of the channels of every group to remove, in place of a budget.",
+)
+@click.option("--criterion", help="Which channels matter least: a criterion by name.  [default: l2]")
+@click.option("--allocator", help="How the cut is spread over the groups.  [default: uniform]")
+@click.option("--round-to", type=int, metavar="N", help="Keep multiples of N channels.  [default: the target's]")
+@click.option("--min-width", type=int, metavar="N", help="Keep at least N channels in every group.  [default: 1]")
+@model_options
+@click.option("--plan", type=click.Path(dir_okay=False), help="Replay a saved plan.")
+@click.option("--save-plan", type=click.Path(dir_okay=False), help="Write the plan.")
+@click.option("--no-optimize", is_flag=True, help="Surgery only: no folding or clean-up afterwards.")
+@click.option("--no-verify", is_flag=True, help="Skip the proof.")
+@click.option("--no-latency", is_flag=True, help="Skip the latency measurement.")
+@click.option("--threads", type=click.IntRange(1), help="Threads of the latency measurement.  [default: 1]")
+@click.option("--seed", type=int, help="Of random inputs and weights of the proof.  [default: 0]")
+@click.option("--dry-run", is_flag=True, help="Write the resolved recipe and the plan, change nothing else.")
+@output_options
+def compress(
+    model: str,
+    quiet: bool,
+    verbose: bool,
+    as_json: bool,
+    debug: bool,
+    input_shapes: tuple[tuple[str, tuple[int, ...]], ...],
+    no_optimize: bool,
+    no_verify: bool,
+    no_latency: bool,
+    threads: int | None,
+    **options: Any,
+) -> None:
+    r"""Remove channels from MODEL, prove the result, measure it, and report.
+
+    \b
+    shrinkc compress model.onnx --macs 50% --data samples.npz
+    shrinkc compress model.onnx --target jetson --prune-ratio 0.3
+    """
+    settings = {name: value for name, value in options.items() if value not in (None, (), False)}
+    _refuse_idle_flags(settings, no_optimize, no_verify, no_latency, threads)
+    progress = progress_for(quiet, verbose)
+
+    from shrinkc.pipeline import compress as run
+
+    report = run(
+        model,
+        input_shapes=shapes_of(input_shapes),
+        optimize=not no_optimize,
+        verify=not no_verify,
+        measure_latency=not no_latency,
+        threads=threads or 1,
+        progress=progress,
+        **settings,
+    )
+    _print(report, quiet, as_json)
+
+
+def _refuse_idle_flags(
+    settings: dict[str, Any], no_optimize: bool, no_verify: bool, no_latency: bool, threads: int | None
+) -> None:
+    """A flag that has no effect in this run is an error, not a decoration."""
+    if "plan" in settings:
+        idle = [name for name in PLANNING_WITH_A_PLAN if name in settings]
+        if idle:
+            raise click.UsageError(f"--plan settles what is removed; {_flags(idle)} would have no effect")
+        if "save_plan" in settings:
+            raise click.UsageError("--save-plan would only copy --plan")
+    if threads is not None and no_latency:
+        raise click.UsageError("--threads has no effect with --no-latency")
+    if settings.get("dry_run"):
+        idle = [
+            name
+            for name, given in (
+                ("no_optimize", no_optimize),
+                ("no_verify", no_verify),
+                ("no_latency", no_latency),
+                ("threads", threads),
+                ("seed", settings.get("seed")),
+            )
+            if given
+        ]
+        if idle:
+            raise click.UsageError(f"{_flags(idle)} would have no effect with --dry-run")
+    if no_verify and "seed" in settings:
+        raise click.UsageError("--seed has no effect with --no-verify")
+
+
+def _flags(names: list[str]) -> str:
+    return ", ".join(f"--{name.replace('_', '-')}" for name in names)
+
+
+def _print(report: Any, is_quiet: bool, as_json: bool) -> None:
+    if as_json:
+        from shrinkc.report.json import dumps
+
+        click.echo(dumps(report), nl=False)
+    elif not is_quiet:
+        from rich.console import Console
+
+        from shrinkc.report.terminal import show
+
+        show(report, Console(highlight=False))

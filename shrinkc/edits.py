@@ -1,0 +1,117 @@
+"""From kept channels to tensor edits: which stored tensor loses which indices, and which uses need a copy of their own."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+
+from shrinkc.analysis.constants import Use
+from shrinkc.analysis.groups import Analysis, BoolArray, Group
+from shrinkc.plan import Keep, Plan, PlannedGroup, TensorSlice
+
+Removal = tuple[tuple[int, tuple[int, ...]], ...]
+"""Removed indices by axis, sorted: ``((axis, (i, ...)), ...)``."""
+
+
+@dataclass(frozen=True)
+class TensorEdit:
+    """One cut of a stored tensor for some of its uses.
+
+    ``copy_name`` is None where the stored tensor itself is cut, else the name of the copy that ``uses`` get.
+    """
+
+    tensor: ir.Value
+    removal: Removal
+    uses: tuple[tuple[ir.Node, int], ...]
+    copy_name: str | None
+
+
+def tensor_edits(analysis: Analysis, is_kept: BoolArray) -> list[TensorEdit]:
+    """Every cut that keeping ``is_kept`` (see :meth:`Analysis.keep_mask`) asks for.
+
+    Uses of a shared tensor that lose the same indices share one cut; uses that differ get copies, and the stored tensor
+    stays with those that lose nothing, if there are any.
+    """
+    taken = {value.name for value in analysis.model.graph.initializers.values()}
+    edits: list[TensorEdit] = []
+    by_tensor: dict[ir.Value, dict[tuple[ir.Node, int], Removal]] = defaultdict(dict)
+    for use, removal in removals(analysis, is_kept).items():
+        by_tensor[use.tensor][(use.node, use.input_index)] = removal
+    for tensor, uses in by_tensor.items():
+        edits += _edits_of(tensor, uses, taken)
+    return edits
+
+
+def removals(analysis: Analysis, is_kept: BoolArray) -> dict[Use, Removal]:
+    """What every use of a stored tensor loses."""
+    gone: dict[Use, dict[int, set[int]]] = defaultdict(lambda: defaultdict(set))
+    for cut in analysis.cuts:
+        removed = np.flatnonzero(~is_kept[cut.classes])
+        if len(removed):
+            gone[cut.use][cut.axis].update(removed.tolist())
+    return {use: tuple((axis, tuple(sorted(axes[axis]))) for axis in sorted(axes)) for use, axes in gone.items()}
+
+
+def _edits_of(tensor: ir.Value, cut_uses: dict[tuple[ir.Node, int], Removal], taken: set[str | None]) -> list[TensorEdit]:
+    by_removal: dict[Removal, list[tuple[ir.Node, int]]] = defaultdict(list)
+    for usage in tensor.uses():
+        key = (usage.node, usage.idx)
+        by_removal[cut_uses.get(key, ())].append(key)
+    keeps_original = () in by_removal or tensor.is_graph_output()
+    by_removal.pop((), None)
+    edits: list[TensorEdit] = []
+    for removal, uses in by_removal.items():
+        name = None if not keeps_original and not edits else _fresh_name(f"{tensor.name}.copy", taken)
+        edits.append(TensorEdit(tensor, removal, tuple(uses), name))
+    return edits
+
+
+def _fresh_name(stem: str, taken: set[str | None]) -> str:
+    number = 1
+    while (name := f"{stem}{number}") in taken:
+        number += 1
+    taken.add(name)
+    return name
+
+
+def make_plan(
+    analysis: Analysis, keep: Mapping[str, tuple[int, ...]], model_sha256: str, settings: Mapping[str, object]
+) -> Plan:
+    """Plan that keeps the given positions of every group.
+
+    Parameters
+    ----------
+    analysis : Analysis
+    keep : mapping of group name to kept positions
+        Groups that are not named are kept whole.
+    model_sha256 : str
+    settings : mapping
+        The resolved recipe, recorded for the reader.
+    """
+    edits = tensor_edits(analysis, analysis.keep_mask(keep))
+    copies = {(edit.tensor, use): edit.copy_name for edit in edits for use in edit.uses}
+    planned, steps = [], []
+    for group in analysis.groups:
+        indices = tuple(sorted(keep.get(group.name, range(group.width))))
+        steps.append(Keep(group.name, indices))
+        planned.append(PlannedGroup(group.name, group.width, len(indices), _slices(group, indices, copies)))
+    return Plan(model_sha256, tuple(steps), tuple(planned), dict(settings))
+
+
+def _slices(
+    group: Group, indices: tuple[int, ...], copies: Mapping[tuple[ir.Value, tuple[ir.Node, int]], str | None]
+) -> tuple[TensorSlice, ...]:
+    stays = np.zeros(group.width + 1, bool)
+    stays[list(indices)] = True
+    stays[-1] = True  # UNTOUCHED
+    slices: dict[TensorSlice, None] = {}
+    for member in group.members:
+        removed = tuple(np.flatnonzero(~stays[member.index]).tolist())
+        if removed:
+            use = (member.use.node, member.use.input_index)
+            slices[TensorSlice(member.use.tensor.name or "", member.axis, removed, copies.get((member.use.tensor, use)))] = None
+    return tuple(slices)

@@ -1,0 +1,1 @@
+"""What data tells about a model."""

@@ -1,0 +1,153 @@
+"""Latency of two models side by side: interleaved, warmed up, wall and CPU time, and honest about disturbance."""
+
+from __future__ import annotations
+
+import gc
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from shrinkc.api import Session
+
+WARMUP_S = 0.3
+BLOCK_S = 0.25
+ROUNDS = 5
+MAX_RUNS = 500
+
+CONTENDED_RATIO = 1.25
+"""Wall over CPU time per thread above which something else had the processor."""
+
+Arrays = Mapping[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Timing:
+    """One model on one runtime.
+
+    Attributes
+    ----------
+    wall_median_s, wall_p90_s : float
+        Seconds per run.
+    cpu_median_s : float
+        CPU seconds of the process per run, all threads together (median over blocks).
+    runs : int
+    is_contended : bool
+        Wall and CPU time disagree: other work disturbed the measurement.
+    """
+
+    wall_median_s: float
+    wall_p90_s: float
+    cpu_median_s: float
+    runs: int
+    is_contended: bool
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two models measured in alternating blocks (A B A B … A).
+
+    Attributes
+    ----------
+    before, after : Timing
+    speedup : float
+        Median over rounds of wall time per run before / after.
+    speedup_low, speedup_high : float
+        Smallest and largest round.
+    cpu_speedup : float
+        The same of CPU time, which other programs on the machine disturb less.
+    drift : float
+        Last block of A over the first, minus one.
+    threads, batch : int
+    load_average : float
+        Of the machine, over the last minute, when the measurement ended.
+    """
+
+    before: Timing
+    after: Timing
+    speedup: float
+    speedup_low: float
+    speedup_high: float
+    cpu_speedup: float
+    drift: float
+    threads: int
+    batch: int
+    load_average: float
+
+
+@dataclass
+class _Blocks:
+    """Samples of one model."""
+
+    wall_s: list[np.ndarray]
+    cpu_s: list[float]
+
+    def timing(self, threads: int) -> Timing:
+        wall = np.concatenate(self.wall_s)
+        cpu = float(np.median(self.cpu_s))
+        mean_wall = float(np.median([block.mean() for block in self.wall_s]))
+        # With several threads idle waiting lowers CPU time too, so only the single-threaded case can be told apart.
+        is_contended = threads == 1 and mean_wall > CONTENDED_RATIO * cpu
+        return Timing(float(np.median(wall)), float(np.percentile(wall, 90)), cpu, len(wall), is_contended)
+
+
+def compare(before: Session, after: Session, feed: Arrays, threads: int) -> Comparison:
+    """Measure two loaded models.
+
+    Parameters
+    ----------
+    before, after : Session
+    feed : mapping of input name to ndarray
+        One batch; both models get the same.
+    threads : int
+        That the sessions were loaded with.
+    """
+    runs = [_warm_up(session, feed) for session in (before, after)]
+    blocks = [_Blocks([], []), _Blocks([], [])]
+    gc.collect()
+    gc.disable()
+    try:
+        for _ in range(ROUNDS):
+            for session, count, block in zip((before, after), runs, blocks, strict=True):
+                _measure(session, feed, count, block)
+        _measure(before, feed, runs[0], blocks[0])
+    finally:
+        gc.enable()
+    wall = [float(np.median(a) / np.median(b)) for a, b in zip(blocks[0].wall_s[:ROUNDS], blocks[1].wall_s, strict=True)]
+    cpu = [a / b for a, b in zip(blocks[0].cpu_s[:ROUNDS], blocks[1].cpu_s, strict=True)]
+    batch = len(next(iter(feed.values()))) if feed else 1
+    return Comparison(
+        blocks[0].timing(threads),
+        blocks[1].timing(threads),
+        float(np.median(wall)),
+        min(wall),
+        max(wall),
+        float(np.median(cpu)),
+        float(blocks[0].cpu_s[-1] / blocks[0].cpu_s[0] - 1),
+        threads,
+        batch,
+        os.getloadavg()[0] if hasattr(os, "getloadavg") else float("nan"),
+    )
+
+
+def _warm_up(session: Session, feed: Arrays) -> int:
+    """Run for a while; returns how many runs fill a block."""
+    started, count = time.perf_counter(), 0
+    while time.perf_counter() - started < WARMUP_S or count < 2:
+        session.run(feed)
+        count += 1
+    per_run = (time.perf_counter() - started) / count
+    return int(min(MAX_RUNS, max(1, BLOCK_S / per_run)))
+
+
+def _measure(session: Session, feed: Arrays, count: int, block: _Blocks) -> None:
+    wall = np.empty(count)
+    cpu_started = time.process_time()
+    for index in range(count):
+        started = time.perf_counter()
+        session.run(feed)
+        wall[index] = time.perf_counter() - started
+    block.cpu_s.append((time.process_time() - cpu_started) / count)
+    block.wall_s.append(wall)

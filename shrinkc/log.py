@@ -1,0 +1,59 @@
+"""Progress for people, on stderr; results go to stdout and never mix with it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Protocol
+
+
+class Progress(Protocol):
+    """Told what is going on."""
+
+    def stage(self, name: str) -> AbstractContextManager[None]:
+        """Context manager around one stage of the flow."""
+
+    def note(self, text: str) -> None:
+        """Something the user should know."""
+
+
+class Silent:
+    """Says nothing."""
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Run the stage."""
+        yield
+
+    def note(self, text: str) -> None:
+        """Drop the note."""
+
+
+class Terminal:
+    """Shows a spinner while a stage runs and, if it took a second or ``is_verbose``, a line when it ends.
+
+    Parameters
+    ----------
+    is_verbose : bool
+    """
+
+    def __init__(self, is_verbose: bool = False) -> None:
+        from rich.console import Console
+
+        self._console = Console(stderr=True, highlight=False)
+        self._is_verbose = is_verbose
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Show the stage."""
+        started = time.perf_counter()
+        with self._console.status(name):
+            yield
+        elapsed = time.perf_counter() - started
+        if self._is_verbose or elapsed >= 1:
+            self._console.print(f"[dim]{elapsed:6.1f} s[/dim]  {name}")
+
+    def note(self, text: str) -> None:
+        """Print the note."""
+        self._console.print(f"[yellow]note:[/yellow] {text}", soft_wrap=True)

@@ -1,0 +1,74 @@
+"""Opening a model: reading it, fixing its shapes, and finding what may be removed."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnx_ir as ir
+
+from shrinkc import ir as shrinkc_ir
+from shrinkc import registry, shapes
+from shrinkc.analysis.cost import CostModel
+from shrinkc.analysis.groups import Analysis, analyse
+from shrinkc.analysis.labels import Shape
+from shrinkc.evidence import data as evidence_data
+from shrinkc.evidence.data import Data
+from shrinkc.files import sha256
+from shrinkc.log import Progress
+from shrinkc.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A model, analysed."""
+
+    path: Path
+    model: ir.Model
+    sha256: str
+    size_bytes: int
+    shapes: dict[str, Shape]
+    analysis: Analysis
+    cost: CostModel
+
+
+@contextmanager
+def loaded(source: Path, work: Path, progress: Progress) -> Iterator[ir.Model]:
+    """The model; a large single file is spilled to the work folder, which goes again."""
+    try:
+        with progress.stage("reading the model"):
+            model = shrinkc_ir.load(source, work)
+        yield model
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def open_model(path: Path, recipe: Recipe, data: Data | None, model: ir.Model, progress: Progress) -> Opened:
+    """Analyse a loaded model at the recipe's or the data's shapes."""
+    sizes = _shapes(model, recipe, data)
+    with progress.stage("analysing channels"):
+        analysis = analyse(model, sizes, registry.operator_rules(), exclude=recipe.exclude, include=recipe.include)
+    size = file_bytes(path, model)
+    return Opened(
+        path, model, sha256(path), size, sizes, analysis, CostModel(analysis, max(0, size - shrinkc_ir.size_bytes(model)))
+    )
+
+
+def file_bytes(path: Path, model: ir.Model) -> int:
+    """Bytes of a model on disk, external data included."""
+    external = {str(tensor.path) for tensor in shrinkc_ir.external_tensors(model)}
+    return path.stat().st_size + sum(
+        Path(file).stat().st_size for file in external if Path(file).parent.resolve() == path.parent.resolve()
+    )
+
+
+def _shapes(model: ir.Model, recipe: Recipe, data: Data | None) -> dict[str, Shape]:
+    given: dict[str, Shape] = {}
+    if data is not None:
+        batch = evidence_data.fixed_batch(model) or 1
+        given = {name: (batch, *array.shape[1:]) for name, array in data.inputs.items()}
+    given.update(recipe.input_shapes or {})
+    return shapes.input_shapes(model, given)

@@ -1,0 +1,260 @@
+"""The one way through: load, analyse, plan, cut, prove, write, measure, report."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import onnx_ir as ir
+
+from shrinkc import ir as shrinkc_ir
+from shrinkc import plan as plans
+from shrinkc import planning, registry, verify
+from shrinkc import recipe as recipes
+from shrinkc.analysis.cost import Cost
+from shrinkc.analysis.groups import BoolArray
+from shrinkc.api import Evidence, RuntimeAdapter
+from shrinkc.canonicalize import canonicalize
+from shrinkc.errors import BudgetError, RecipeError, VerificationError
+from shrinkc.evidence import data as evidence_data
+from shrinkc.evidence.data import Data
+from shrinkc.evidence.quality import Quality
+from shrinkc.files import sha256, write_text
+from shrinkc.log import Progress, Silent
+from shrinkc.measuring import measured
+from shrinkc.opening import Opened, loaded, open_model
+from shrinkc.plan import Plan
+from shrinkc.recipe import Recipe
+from shrinkc.report import facts
+from shrinkc.report import json as report_json
+from shrinkc.report import markdown as report_markdown
+from shrinkc.report.model import Report, group_rows
+from shrinkc.surgery import remove_channels
+from shrinkc.verify import Proof
+
+CHECK_RUNTIME = "onnxruntime-cpu"
+"""Runtime of the proof and of the quality measurement, whatever the target."""
+
+WORK_SUFFIX = ".work"
+
+
+@dataclass(frozen=True)
+class Artifacts:
+    """Where a run writes.
+
+    Attributes
+    ----------
+    output : Path
+        The compressed model; report and recipe lie beside it under the same stem.
+    plan : Path or None
+    """
+
+    output: Path
+    plan: Path | None
+
+    def beside(self, suffix: str) -> Path:
+        """Path of the output with another suffix."""
+        return self.output.with_name(self.output.name.removesuffix(".onnx") + suffix)
+
+
+def compress(
+    model: str | os.PathLike[str],
+    *,
+    output: str | os.PathLike[str] | None = None,
+    data: str | os.PathLike[str] | None = None,
+    plan: str | os.PathLike[str] | None = None,
+    save_plan: str | os.PathLike[str] | None = None,
+    threads: int = 1,
+    measure_latency: bool = True,
+    dry_run: bool = False,
+    progress: Progress | None = None,
+    **settings: Any,
+) -> Report:
+    """Compress an ONNX model, prove the result and measure it.
+
+    Parameters
+    ----------
+    model : path
+        The trained ``.onnx`` file; it is never changed.
+    output : path, optional
+        Compressed model, by default ``NAME.shrunk.onnx`` in the current folder; the reports are written beside it.
+    data : path, optional
+        ``.npz`` with the input names as keys and, optionally, ``labels``.
+    plan : path, optional
+        A saved plan to replay instead of making one.
+    save_plan : path, optional
+        Where to write the plan.
+    threads : int
+        Of the latency measurement.
+    measure_latency : bool
+    dry_run : bool
+        Write the resolved recipe and the plan, nothing else.
+    progress : Progress, optional
+        Told what is going on; silent by default.
+    **settings
+        Fields of :class:`shrinkc.recipe.Recipe`: ``target``, ``macs``, ``prune_ratio`` and so on.
+
+    Returns
+    -------
+    Report
+
+    Raises
+    ------
+    ShrinkcError
+        One of its kinds, each with its exit code; see :mod:`shrinkc.errors`.
+
+    Examples
+    --------
+    >>> import shrinkc
+    >>> report = shrinkc.compress("model.onnx", macs="50%", data="samples.npz")  # doctest: +SKIP
+    >>> report.after.macs / report.before.macs  # doctest: +SKIP
+    0.49
+    """
+    progress = progress or Silent()
+    recipe = recipes.resolve(**settings)
+    source = Path(model)
+    artifacts = Artifacts(Path(output) if output is not None else Path(f"{source.stem}.shrunk.onnx"), _path(save_plan))
+    _check_paths(source, artifacts)
+    with loaded(source, artifacts.beside(WORK_SUFFIX), progress) as opened_model:
+        samples = evidence_data.load(data, opened_model) if data is not None else None
+        opened = open_model(source, recipe, samples, opened_model, progress)
+        chosen = _plan(opened, recipe, _path(plan), samples, progress)
+        if artifacts.plan is not None or dry_run:
+            write_text(artifacts.plan or artifacts.beside(".plan.json"), plans.dumps(chosen))
+        if dry_run:
+            return _predicted(opened, recipe, chosen, artifacts)
+        return _carry_out(opened, recipe, chosen, artifacts, samples, threads, measure_latency, progress)
+
+
+def _path(path: str | os.PathLike[str] | None) -> Path | None:
+    return None if path is None else Path(path)
+
+
+def _check_paths(source: Path, artifacts: Artifacts) -> None:
+    if artifacts.output.suffix != ".onnx":
+        raise RecipeError("the output must be an .onnx file", where=str(artifacts.output))
+    if artifacts.output.resolve() == source.resolve():
+        raise RecipeError("the output would overwrite the model", where=str(source), hint="choose another --output")
+    if artifacts.output.is_dir():
+        raise RecipeError("the output is a folder", where=str(artifacts.output))
+
+
+def _plan(opened: Opened, recipe: Recipe, saved: Path | None, samples: Data | None, progress: Progress) -> Plan:
+    if saved is not None:
+        return planning.replayed(plans.read(saved), opened.analysis, opened.sha256, str(saved))
+    evidence = None if samples is None else Evidence(samples.inputs)
+    with progress.stage("scoring and allocating"):
+        chosen = planning.plan_for(opened.analysis, recipe, opened.cost, opened.sha256, evidence)
+    if chosen.removes_nothing:
+        raise BudgetError(
+            "the plan removes nothing",
+            because="every group is at its smallest admissible width",
+            hint="lower --round-to or raise the ratio",
+        )
+    return chosen
+
+
+def _carry_out(
+    opened: Opened,
+    recipe: Recipe,
+    chosen: Plan,
+    artifacts: Artifacts,
+    samples: Data | None,
+    threads: int,
+    measure_latency: bool,
+    progress: Progress,
+) -> Report:
+    runtime: RuntimeAdapter = registry.load("runtimes", CHECK_RUNTIME)()
+    is_kept = opened.analysis.keep_mask(chosen.keep())
+    with progress.stage("removing channels"):
+        pruned = remove_channels(opened.analysis, is_kept, opened.shapes)
+        if recipe.optimize:
+            pruned = canonicalize(pruned)
+    proof = _prove(opened, recipe, pruned, is_kept, runtime, samples, artifacts, progress)
+    with progress.stage("writing the model"):
+        written = shrinkc_ir.save(pruned, artifacts.output)
+    predicted = opened.cost.of(is_kept)
+    report = replace(
+        _predicted(opened, recipe, chosen, artifacts),
+        is_written=True,
+        output_sha256=sha256(artifacts.output),
+        after=Cost(predicted.macs, predicted.parameters, written),
+        proof=proof,
+        proof_note="" if proof else "not run: --no-verify",
+    )
+    report = measured(report, opened, pruned, runtime, samples, threads, measure_latency, progress)
+    return _written(report, artifacts)
+
+
+def _prove(
+    opened: Opened,
+    recipe: Recipe,
+    pruned: ir.Model,
+    is_kept: BoolArray,
+    runtime: RuntimeAdapter,
+    samples: Data | None,
+    artifacts: Artifacts,
+    progress: Progress,
+) -> Proof | None:
+    if not recipe.verify:
+        return None
+    head = None if samples is None else samples.head(evidence_data.fixed_batch(opened.model) or 2)
+    with progress.stage("proving the surgery"):
+        try:
+            return verify.prove(opened.analysis, is_kept, pruned, opened.shapes, runtime, seed=recipe.seed, samples=head)
+        except VerificationError as error:
+            rejected = artifacts.beside(".rejected.onnx")
+            shrinkc_ir.save(pruned, rejected)
+            error.hint = f"{error.hint + '; ' if error.hint else ''}the rejected model is kept at {rejected}"
+            raise
+
+
+def _predicted(opened: Opened, recipe: Recipe, chosen: Plan, artifacts: Artifacts) -> Report:
+    """Report of what a plan will do; nothing is measured yet."""
+    cost = opened.cost.of(opened.analysis.keep_mask(chosen.keep()))
+    write_recipe(recipe, artifacts)
+    before = opened.cost.dense()
+    return Report(
+        model=opened.path.name,
+        model_sha256=opened.sha256,
+        output=str(artifacts.output),
+        output_sha256=None,
+        recipe=recipe.to_json(),
+        recipe_sha256=recipe.sha256(),
+        before=Cost(before.macs, before.parameters, opened.size_bytes),
+        after=cost,
+        is_written=False,
+        groups=group_rows(opened.analysis, chosen),
+        refusals=tuple(opened.analysis.refusals),
+        quality=Quality(),
+        latency=None,
+        latency_note="not run: dry run",
+        proof=None,
+        proof_note="not run: dry run",
+        runtimes=(),
+        versions=facts.versions(),
+        machine=facts.machine(),
+    )
+
+
+def write_recipe(recipe: Recipe, artifacts: Artifacts) -> None:
+    """Write the resolved recipe beside the output."""
+    write_text(artifacts.beside(".recipe.json"), json.dumps(recipe.to_json(), indent=1) + "\n")
+
+
+def _written(report: Report, artifacts: Artifacts) -> Report:
+    files = {
+        "model": str(artifacts.output),
+        "report": str(artifacts.beside(".report.json")),
+        "summary": str(artifacts.beside(".report.md")),
+        "recipe": str(artifacts.beside(".recipe.json")),
+    }
+    if artifacts.plan is not None:
+        files["plan"] = str(artifacts.plan)
+    report = replace(report, files=files)
+    write_text(artifacts.beside(".report.json"), report_json.dumps(report))
+    write_text(artifacts.beside(".report.md"), report_markdown.render(report))
+    return report

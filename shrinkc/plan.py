@@ -1,0 +1,152 @@
+"""A plan: which channels of which group stay, and what that cuts out of which tensor.  Pure data, replayable."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from shrinkc.errors import RecipeError
+
+FORMAT = "shrinkc.plan/1"
+
+
+@dataclass(frozen=True)
+class Keep:
+    """Step: keep these positions of a group (sorted, unique), remove the others."""
+
+    group: str
+    indices: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class TensorSlice:
+    """Indices of the original tensor that go, along one axis.
+
+    ``copy_name`` is set where a shared tensor was copied for some of its uses; the cut is then in the copy.
+    """
+
+    initializer: str
+    axis: int
+    removed: tuple[int, ...]
+    copy_name: str | None = None
+
+
+@dataclass(frozen=True)
+class PlannedGroup:
+    """What one group loses."""
+
+    name: str
+    width: int
+    kept: int
+    slices: tuple[TensorSlice, ...]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Steps, and their effect on the tensors of one particular model.
+
+    Attributes
+    ----------
+    model_sha256 : str
+        Hash of the model file (external data aside) the plan was made for.
+    steps : tuple of Keep
+    groups : tuple of PlannedGroup
+    settings : mapping
+        The resolved recipe that led to the plan.
+    """
+
+    model_sha256: str
+    steps: tuple[Keep, ...]
+    groups: tuple[PlannedGroup, ...]
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def removes_nothing(self) -> bool:
+        """Whether every channel stays."""
+        return not any(slice_.removed for group in self.groups for slice_ in group.slices)
+
+    def keep(self) -> dict[str, tuple[int, ...]]:
+        """Kept positions by group name."""
+        return {step.group: step.indices for step in self.steps}
+
+
+def to_json(plan: Plan) -> dict[str, Any]:
+    """Plan as plain JSON data (ARCHITECTURE §5)."""
+    return {
+        "format": FORMAT,
+        "model_sha256": plan.model_sha256,
+        "settings": dict(plan.settings),
+        "steps": [{"keep": step.group, "indices": list(step.indices)} for step in plan.steps],
+        "groups": [
+            {
+                "name": group.name,
+                "width": group.width,
+                "kept": group.kept,
+                "slices": [_slice_to_json(slice_) for slice_ in group.slices],
+            }
+            for group in plan.groups
+        ],
+        "reconstruction": False,
+        "reconstructed": [],
+    }
+
+
+def _slice_to_json(slice_: TensorSlice) -> dict[str, Any]:
+    entry: dict[str, Any] = {"initializer": slice_.initializer, "axis": slice_.axis, "removed": list(slice_.removed)}
+    if slice_.copy_name is not None:
+        entry["as"] = slice_.copy_name
+    return entry
+
+
+def from_json(data: Any) -> Plan:
+    """Inverse of :func:`to_json`.
+
+    Raises
+    ------
+    RecipeError
+        The data is not a plan of this format.
+    """
+    if not isinstance(data, dict) or data.get("format") != FORMAT:
+        raise RecipeError("not a shrinkc plan", because=f"its format is not {FORMAT!r}")
+    try:
+        return Plan(
+            model_sha256=str(data["model_sha256"]),
+            steps=tuple(Keep(step["keep"], tuple(int(i) for i in step["indices"])) for step in data["steps"]),
+            groups=tuple(
+                PlannedGroup(
+                    group["name"], int(group["width"]), int(group["kept"]), tuple(_slice_from_json(s) for s in group["slices"])
+                )
+                for group in data["groups"]
+            ),
+            settings=dict(data.get("settings", {})),
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise RecipeError("a damaged shrinkc plan", because=f"{type(error).__name__}: {error}") from error
+
+
+def _slice_from_json(entry: Mapping[str, Any]) -> TensorSlice:
+    return TensorSlice(entry["initializer"], int(entry["axis"]), tuple(int(i) for i in entry["removed"]), entry.get("as"))
+
+
+def dumps(plan: Plan) -> str:
+    """Plan as text; the same plan always gives the same bytes."""
+    return json.dumps(to_json(plan), indent=1) + "\n"
+
+
+def read(path: str | os.PathLike[str]) -> Plan:
+    """Read a plan file.
+
+    Raises
+    ------
+    RecipeError
+        The file is missing or not a plan.
+    """
+    try:
+        data = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise RecipeError("the plan cannot be read", where=str(path), because=str(error)) from error
+    return from_json(data)

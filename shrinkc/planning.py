@@ -1,0 +1,113 @@
+"""From an analysed graph and a recipe to a plan.  Pure: reads weights, changes nothing."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+
+from shrinkc import ir as shrinkc_ir
+from shrinkc import registry
+from shrinkc.allocate import Allocating, Allocation, Limits
+from shrinkc.analysis.cost import CostModel
+from shrinkc.analysis.groups import Analysis
+from shrinkc.api import Allocator, Criterion, Evidence, FloatArray, Weights
+from shrinkc.edits import make_plan
+from shrinkc.errors import BudgetError, PluginError, RecipeError
+from shrinkc.plan import Plan
+from shrinkc.recipe import Recipe
+
+
+def plan_for(analysis: Analysis, recipe: Recipe, cost: CostModel, model_sha256: str, evidence: Evidence | None) -> Plan:
+    """Plan that follows a recipe.
+
+    Raises
+    ------
+    BudgetError
+        Nothing can be removed, or the budget is out of reach.
+    RecipeError
+        The budget is met before anything is removed, or a plug-in needs data that was not given.
+    """
+    if not analysis.groups:
+        raise BudgetError(
+            "nothing in this model can be removed", because=_why(analysis), hint="`shrinkc inspect` lists every reason"
+        )
+    allocation = _allocate(analysis, recipe, cost, evidence)
+    return make_plan(analysis, allocation.keep, model_sha256, recipe.to_json())
+
+
+def _allocate(analysis: Analysis, recipe: Recipe, cost: CostModel, evidence: Evidence | None) -> Allocation:
+    criterion: Criterion = registry.load("criteria", recipe.criterion)()
+    allocator: Allocator = registry.load("allocators", recipe.allocator)()
+    if criterion.needs_evidence and evidence is None:
+        raise RecipeError("the criterion needs data", where=f"--criterion {recipe.criterion}", hint="give --data FILE.npz")
+    read = weights_of(analysis)
+    scores = {
+        group.name: _scored(criterion, group.name, criterion.scores(group, read, evidence), group.width)
+        for group in analysis.groups
+    }
+    limits = Limits(recipe.round_to, recipe.min_width)
+    problem = Allocating(analysis, cost, allocator, scores, limits)
+    if recipe.prune_ratio is not None:
+        return problem.at(recipe.prune_ratio)
+    dense = cost.dense()
+    for budget in recipe.budgets():
+        if not budget.is_relative and budget.is_met(dense, dense):
+            raise RecipeError(
+                "the model is within the budget already", where=budget.describe(dense), because=f"it has {budget.show(dense)}"
+            )
+    return problem.within(recipe.budgets())
+
+
+def _scored(criterion: Criterion, group: str, scores: FloatArray, width: int) -> FloatArray:
+    if scores.shape != (width,) or not np.isfinite(scores).all():
+        raise PluginError("a criterion returned unusable scores", where=f"{criterion.name} on {group}")
+    return scores
+
+
+def _why(analysis: Analysis) -> str:
+    reasons = [f"{refusal.blocker.reason} ({refusal.blocker.node})" for refusal in analysis.refusals[:3]]
+    return "; ".join(reasons) or "no convolution or matrix product with constant weights was found"
+
+
+def weights_of(analysis: Analysis) -> Weights:
+    """Reader of stored tensors, filled ones included."""
+
+    def read(value: ir.Value) -> FloatArray:
+        tensor = shrinkc_ir.constant_tensor(value)
+        if tensor is not None:
+            return np.asarray(tensor.numpy())
+        return np.broadcast_to(np.float32(1), analysis.flow.shape(value))
+
+    return read
+
+
+def replayed(plan: Plan, analysis: Analysis, model_sha256: str, name: str) -> Plan:
+    """A saved plan, checked against the model it is applied to.
+
+    Raises
+    ------
+    RecipeError
+        It was made for another model, or names groups or positions this one lacks.
+    """
+    if plan.model_sha256 != model_sha256:
+        raise RecipeError(
+            "the plan was made for another model",
+            where=name,
+            because=f"it names sha256 {plan.model_sha256[:12]}…, the model has {model_sha256[:12]}…",
+        )
+    widths = {group.name: group.width for group in analysis.groups}
+    for step in plan.steps:
+        if step.group not in widths:
+            raise RecipeError("the plan names a group the model lacks", where=step.group, hint="make the plan again")
+        if (
+            not step.indices
+            or len(set(step.indices)) != len(step.indices)
+            or not 0 <= min(step.indices) <= max(step.indices) < widths[step.group]
+        ):
+            raise RecipeError("the plan keeps impossible positions", where=step.group)
+    fresh = make_plan(analysis, plan.keep(), model_sha256, plan.settings)
+    if fresh.groups != plan.groups:
+        raise RecipeError(
+            "the plan's slices do not belong to its steps", where=name, hint="it was edited by hand or made by another version"
+        )
+    return plan

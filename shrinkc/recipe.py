@@ -1,0 +1,111 @@
+"""The resolved recipe: every setting of one run, checked against each other."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from shrinkc import budget, target
+from shrinkc.budget import Budget
+from shrinkc.errors import RecipeError
+
+DEFAULT_MACS = "70%"
+"""Budget when none is given: a cut that leaves many models usable without recovery."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Settings of one compression; text where the user gave text, so it can be written back.
+
+    Attributes
+    ----------
+    target : str
+    prune_ratio : float or None
+        Fraction of the channels of every group to remove; excludes budgets.
+    macs, params, size : str or None
+        Budgets, see :func:`shrinkc.budget.parse`.
+    criterion, allocator : str
+        Plug-in names.
+    round_to, min_width : int
+    exclude, include : tuple of str
+        Patterns of node, tensor or group names.
+    optimize : bool
+        Fold what became constant after surgery; surgery only, if false.
+    verify : bool
+        Prove the surgery.
+    input_shapes : mapping of input name to shape
+    seed : int
+    """
+
+    target: str = "cpu"
+    prune_ratio: float | None = None
+    macs: str | None = None
+    params: str | None = None
+    size: str | None = None
+    criterion: str = "l2"
+    allocator: str = "uniform"
+    round_to: int = 1
+    min_width: int = 1
+    exclude: tuple[str, ...] = ()
+    include: tuple[str, ...] = ()
+    optimize: bool = True
+    verify: bool = True
+    input_shapes: Mapping[str, tuple[int, ...]] | None = None
+    seed: int = 0
+
+    def budgets(self) -> list[Budget]:
+        """Every budget of the recipe."""
+        given = [("macs", self.macs), ("parameters", self.params), ("size_bytes", self.size)]
+        return [budget.parse(quantity, text) for quantity, text in given if text is not None]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data."""
+        return asdict(self)
+
+    def sha256(self) -> str:
+        """Hash of the recipe, the same for the same settings."""
+        return hashlib.sha256(json.dumps(self.to_json(), sort_keys=True).encode()).hexdigest()
+
+
+def resolve(**settings: Any) -> Recipe:
+    """Fill in defaults and check settings against each other.
+
+    Parameters
+    ----------
+    **settings
+        Fields of :class:`Recipe`; None means "not given".
+
+    Raises
+    ------
+    RecipeError
+        A setting is unknown, out of range, or contradicts another.
+    """
+    unknown = settings.keys() - Recipe.__dataclass_fields__.keys()
+    if unknown:
+        raise RecipeError(
+            "no such setting", where=", ".join(sorted(unknown)), hint=f"known: {', '.join(Recipe.__dataclass_fields__)}"
+        )
+    given = {name: value for name, value in settings.items() if value is not None}
+    chosen = target.load(given.get("target", "cpu"))
+    given.setdefault("round_to", chosen.channel_multiple)
+    if not any(name in given for name in ("prune_ratio", "macs", "params", "size")):
+        given["macs"] = DEFAULT_MACS
+    for name in ("exclude", "include"):
+        given[name] = tuple(given.get(name, ()))
+    recipe = Recipe(**given)
+    _check(recipe)
+    return recipe
+
+
+def _check(recipe: Recipe) -> None:
+    if recipe.prune_ratio is not None and not 0 < recipe.prune_ratio < 1:
+        raise RecipeError("the ratio must lie between 0 and 1", where=f"--prune-ratio {recipe.prune_ratio}")
+    if recipe.prune_ratio is not None and recipe.budgets():
+        raise RecipeError("a ratio and a budget contradict each other", where="--prune-ratio", hint="give one of them")
+    for name in ("round_to", "min_width"):
+        if getattr(recipe, name) < 1:
+            raise RecipeError("must be at least 1", where=f"--{name.replace('_', '-')} {getattr(recipe, name)}")
+    recipe.budgets()

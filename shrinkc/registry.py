@@ -1,0 +1,68 @@
+"""Finds plug-ins by entry point; built-ins have no other door."""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any
+
+from shrinkc.errors import PluginError, RecipeError
+
+
+@cache
+def _points(group: str) -> dict[str, EntryPoint]:
+    points: dict[str, EntryPoint] = {}
+    for point in entry_points(group=f"shrinkc.{group}"):
+        if point.name in points and points[point.name].value != point.value:
+            raise PluginError(
+                "two plug-ins have one name",
+                where=f"shrinkc.{group}: {point.name}",
+                because=f"{points[point.name].value} and {point.value}",
+                hint="uninstall one of the packages",
+            )
+        points[point.name] = point
+    return points
+
+
+def names(group: str) -> list[str]:
+    """Sorted names of the plug-ins of a group (``criteria``, ``allocators``, ``runtimes``, ``oprules``)."""
+    return sorted(_points(group))
+
+
+def load(group: str, name: str) -> Any:
+    """Object behind a plug-in's name.
+
+    Raises
+    ------
+    RecipeError
+        No plug-in has that name.
+    PluginError
+        It cannot be imported, or two have the name.
+    """
+    points = _points(group)
+    if name not in points:
+        known = ", ".join(names(group)) or "none is installed"
+        raise RecipeError(f"no {group.rstrip('s')} of that name", where=name, hint=f"known: {known}")
+    try:
+        return points[name].load()
+    except Exception as error:
+        raise PluginError("a plug-in cannot be imported", where=points[name].value, because=str(error)) from error
+
+
+def operator_rules() -> dict[tuple[str, str], Any]:
+    """Every operator rule by (domain, operator), third parties' included.
+
+    Raises
+    ------
+    PluginError
+        Two plug-ins bring a rule for the same operator.
+    """
+    rules: dict[tuple[str, str], Any] = {}
+    for name in names("oprules"):
+        table = load("oprules", name)
+        for key in table.keys() & rules.keys():
+            raise PluginError(
+                "two plug-ins bring a rule for one operator", where=f"{key[0] or 'ai.onnx'}::{key[1]}", because=name
+            )
+        rules.update(table)
+    return rules

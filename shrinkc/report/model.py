@@ -1,0 +1,91 @@
+"""The report: everything a run found out, as data with a versioned schema."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from shrinkc.analysis.cost import Cost
+from shrinkc.analysis.groups import Analysis, Refusal
+from shrinkc.evidence.quality import Quality
+from shrinkc.latency.probe import Comparison
+from shrinkc.plan import Plan
+from shrinkc.verify import Proof
+
+SCHEMA = "shrinkc.report/1"
+
+
+@dataclass(frozen=True)
+class GroupRow:
+    """One group, before and after."""
+
+    name: str
+    channels_before: int
+    channels_after: int
+    is_exact: bool
+
+
+@dataclass(frozen=True)
+class RuntimeLevel:
+    """How far a runtime got: ``converted`` < ``loaded`` < ``validated`` < ``timed``, or ``not run`` with the reason."""
+
+    runtime: str
+    level: str
+    detail: str
+
+
+@dataclass(frozen=True)
+class Report:
+    """Result of one run.
+
+    Attributes
+    ----------
+    before, after : Cost
+        MACs and parameters are counted; bytes are those of the files once written.
+    is_written : bool
+        False for a dry run: ``after`` is then predicted, the size in bytes estimated.
+    """
+
+    model: str
+    model_sha256: str
+    output: str | None
+    output_sha256: str | None
+    recipe: Mapping[str, Any]
+    recipe_sha256: str
+    before: Cost
+    after: Cost
+    is_written: bool
+    groups: tuple[GroupRow, ...]
+    refusals: tuple[Refusal, ...]
+    quality: Quality
+    latency: Comparison | None
+    latency_note: str
+    proof: Proof | None
+    proof_note: str
+    runtimes: tuple[RuntimeLevel, ...]
+    versions: Mapping[str, str]
+    machine: Mapping[str, Any]
+    notes: tuple[str, ...] = ()
+    files: Mapping[str, str] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data, schema first."""
+        data = asdict(self)
+        data["proof"] = None if self.proof is None else self.proof.to_json()
+        data["quality"]["is_measured"] = self.quality.is_measured
+        return {"schema": SCHEMA, **data}
+
+
+def group_rows(analysis: Analysis, plan: Plan) -> tuple[GroupRow, ...]:
+    """Channels of every group before and after."""
+    keep = plan.keep()
+    return tuple(
+        GroupRow(
+            group.name,
+            group.width * group.multiplicity,
+            len(keep.get(group.name, range(group.width))) * group.multiplicity,
+            group.is_exact,
+        )
+        for group in analysis.groups
+    )

@@ -1,0 +1,125 @@
+"""The before/after rows that the terminal table and the Markdown summary share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from shrinkc.report.model import Report
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table, ready to print."""
+
+    label: str
+    before: str
+    after: str
+    change: str
+
+
+def rows(report: Report) -> list[Row]:
+    """Every quantity that was counted, measured or predicted."""
+    before, after = report.before, report.after
+    label = "file size" if report.is_written else "file size (estimated)"
+    table = [
+        Row("MACs", count(before.macs), count(after.macs), change(before.macs, after.macs)),
+        Row("parameters", count(before.parameters), count(after.parameters), change(before.parameters, after.parameters)),
+        Row(label, size(before.size_bytes), size(after.size_bytes), change(before.size_bytes, after.size_bytes)),
+    ]
+    return table + _quality_rows(report) + _latency_rows(report)
+
+
+def _quality_rows(report: Report) -> list[Row]:
+    quality = report.quality
+    table = []
+    if quality.accuracy_before is not None and quality.accuracy_after is not None:
+        points = 100 * (quality.accuracy_after - quality.accuracy_before)
+        table.append(
+            Row("accuracy", f"{quality.accuracy_before:.2%}", f"{quality.accuracy_after:.2%}", f"{points:+.2f} points")
+        )
+    for output in quality.agreement:
+        if output.top1 is not None:
+            table.append(Row(f"agreement ({output.output})", "100.00%", f"{output.top1:.2%}", ""))
+        else:
+            table.append(
+                Row(f"cosine ({output.output})", "1.0000", f"{output.cosine:.4f}", f"error {output.relative_error:.1%}")
+            )
+    return table
+
+
+def _latency_rows(report: Report) -> list[Row]:
+    latency = report.latency
+    if latency is None:
+        return []
+    a, b = latency.before, latency.after
+    marked = " (contended)" if a.is_contended or b.is_contended else ""
+    return [
+        Row(f"latency, median{marked}", seconds(a.wall_median_s), seconds(b.wall_median_s), f"{latency.speedup:.2f}x speed"),
+        Row(f"latency, p90{marked}", seconds(a.wall_p90_s), seconds(b.wall_p90_s), ""),
+        Row("CPU time per run", seconds(a.cpu_median_s), seconds(b.cpu_median_s), f"{latency.cpu_speedup:.2f}x speed"),
+    ]
+
+
+def remarks(report: Report) -> list[str]:
+    """What a reader must know besides the table."""
+    lines = []
+    if report.latency is not None:
+        lines.append(
+            f"Latency: onnxruntime CPU on this machine, {report.latency.threads} thread(s), batch {report.latency.batch}, "
+            f"interleaved; speed-up per round {report.latency.speedup_low:.2f}x to {report.latency.speedup_high:.2f}x."
+        )
+    elif report.latency_note:
+        lines.append(f"Latency: {report.latency_note}.")
+    lines.append(_quality_remark(report))
+    lines.append(_proof_remark(report))
+    lines += [f"{level.runtime}: {level.level}: {level.detail}." for level in report.runtimes if level.level == "not run"]
+    return [*lines, *report.notes]
+
+
+def _quality_remark(report: Report) -> str:
+    quality = report.quality
+    if not quality.is_measured:
+        return "Quality was NOT measured: no data was given (--data FILE.npz)."
+    if quality.accuracy_before is None:
+        return (
+            f"Quality: agreement with the original on {quality.samples} samples of {quality.data}; no labels, so no accuracy."
+        )
+    return f"Quality: accuracy and agreement on {quality.samples} samples of {quality.data}."
+
+
+def _proof_remark(report: Report) -> str:
+    proof = report.proof
+    if proof is None:
+        return f"Proof: {report.proof_note}."
+    worst = max(trial.error for trial in proof.trials)
+    weak = " The removal hardly shows in the outputs, so the proof has little to see." if proof.is_weak else ""
+    return (
+        f"Proof: passed; equal to the original with the removed channels zeroed in {len(proof.trials)} trials "
+        f"(worst difference {worst:.2g} of the tolerance).{weak}"
+    )
+
+
+def count(number: float) -> str:
+    """Readable count: 1.23 M."""
+    for unit, factor in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if abs(number) >= factor:
+            return f"{number / factor:.2f} {unit}"
+    return f"{number:.0f}"
+
+
+def size(number: float) -> str:
+    """Readable bytes: 1.23 MB (decimal)."""
+    for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if number >= factor:
+            return f"{number / factor:.2f} {unit}"
+    return f"{number:.0f} B"
+
+
+def seconds(number: float) -> str:
+    """Readable time: 1.23 ms."""
+    return f"{number:.2f} s" if number >= 1 else f"{1e3 * number:.2f} ms" if number >= 1e-3 else f"{1e6 * number:.0f} us"
+
+
+def change(before: float, after: float) -> str:
+    """Relative change: -50.0 %."""
+    return f"{100 * (after / before - 1):+.1f} %" if before else ""

@@ -1,0 +1,38 @@
+"""The report for a terminal."""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from shrinkc.report.model import Report
+from shrinkc.report.rows import count, remarks, rows
+
+MAX_REFUSALS = 3
+
+
+def show(report: Report, console: Console) -> None:
+    """Print the table, the remarks and where the results lie."""
+    title = f"{report.model}" + ("" if report.is_written else "  (dry run: predicted)")
+    table = Table(title=escape(title), title_justify="left")
+    table.add_column("")
+    for name in ("before", "after", "change"):
+        table.add_column(name, justify="right")
+    for row in rows(report):
+        table.add_row(escape(row.label), row.before, row.after, row.change)
+    console.print(table)
+    for remark in remarks(report):
+        console.print(escape(remark), soft_wrap=True)
+    _show_refusals(report, console)
+    for name, path in report.files.items():
+        console.print(f"{name:>8}: {escape(path)}", soft_wrap=True)
+
+
+def _show_refusals(report: Report, console: Console) -> None:
+    for refusal in report.refusals[:MAX_REFUSALS]:
+        where = f" at {refusal.blocker.node}" if refusal.blocker.node else ""
+        held = f"{refusal.channels} channels ({count(refusal.macs)} MACs, {count(refusal.parameters)} parameters)"
+        console.print(escape(f"Kept whole: {held}: {refusal.blocker.reason}{where}"), soft_wrap=True)
+    if len(report.refusals) > MAX_REFUSALS:
+        console.print(f"… {len(report.refusals) - MAX_REFUSALS} more reasons; `shrinkc inspect` lists all", soft_wrap=True)

@@ -1,0 +1,258 @@
+"""Deriving again what a node says about sizes and positions, once channels are gone.  One function per operator.
+
+Each takes the surgery, the original node and its copy, and returns the node that stands in the copy's place if it had
+to be replaced.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import numpy as np
+import onnx_ir as ir
+
+from shrinkc.analysis.attributes import input_at, int_of
+from shrinkc.analysis.labels import Labels, labelled_axes
+from shrinkc.analysis.node_moves import positions, slices_of
+from shrinkc.errors import VerificationError
+
+if TYPE_CHECKING:
+    from shrinkc.surgery import Surgery
+
+Resizer = Callable[["Surgery", ir.Node, ir.Node], "ir.Node | None"]
+
+
+def conv(surgery: Surgery, original: ir.Node, node: ir.Node) -> None:
+    """Depthwise: as many groups as channels are left.  Grouped: the number of groups stays."""
+    groups = int_of(original, "group", 1)
+    weight = surgery.analysis.shadow.shape(original.inputs[1])
+    channels = surgery.expected_shape(_data(original))
+    if groups > 1 and weight is not None and weight[1] == 1 and channels is not None:
+        node.attributes["group"] = ir.AttrInt64("group", channels[1])
+
+
+def reshape(surgery: Surgery, original: ir.Node, node: ir.Node) -> None:
+    """Reshape and Expand: sizes of the axes that carry channels."""
+    surgery.shadow.visit(node)
+    expected = surgery.expected_shape(original.outputs[0])
+    before = surgery.analysis.shadow.shape(original.outputs[0])
+    if expected is None or before is None or surgery.shadow.shape(node.outputs[0]) == expected:
+        return
+    if input_at(original, 1) is None:
+        old = [int(size) for size in original.attributes["shape"].as_ints()]
+        node.attributes["shape"] = ir.AttrInt64s("shape", _resized(old, before, expected))
+        return
+    fact = surgery.analysis.shadow[original.inputs[1]]
+    if fact.value is None:
+        raise VerificationError("a computed shape cannot be derived again", where=original.name or "")
+    target = _resized([int(size) for size in fact.value], before, expected)
+    if not fact.is_static and _patch_concat(surgery, node, target, before, expected):
+        return
+    if not fact.is_static:
+        target = _free_batch(target)
+    surgery.set_constant_input(node, 1, np.asarray(target, np.int64), "shape")
+
+
+def _resized(target: list[int], before: tuple[int, ...], expected: tuple[int, ...]) -> list[int]:
+    """New target: axes whose width did not change keep what they said (0 and -1 included)."""
+    offset = len(expected) - len(target)
+    return [
+        size if size in (0, -1) or before[axis + offset] == expected[axis + offset] else expected[axis + offset]
+        for axis, size in enumerate(target)
+    ]
+
+
+def _free_batch(target: list[int]) -> list[int]:
+    """A shape computed at run time becomes a constant; its first axis, the batch, stays free."""
+    return [-1, *target[1:]] if -1 not in target else [0, *target[1:]]
+
+
+def _patch_concat(
+    surgery: Surgery, node: ir.Node, target: list[int], before: tuple[int, ...], expected: tuple[int, ...]
+) -> bool:
+    """Replace just those pieces of a concatenated target that name a changed width; the rest stays computed."""
+    value = node.inputs[1]
+    producer = None if value is None else value.producer()
+    if producer is None or producer.op_type != "Concat" or value is None or len(value.uses()) != 1:
+        return False
+    sizes = [surgery.shadow.shape(piece) for piece in producer.inputs]
+    if any(size != (1,) for size in sizes) or len(sizes) != len(target):
+        return False
+    for index, size in enumerate(target):
+        if before[index] != expected[index] and size > 0:
+            constant = surgery.add_constant(f"{node.outputs[0].name}.size{index}", np.asarray([size], np.int64))
+            producer.replace_input_with(index, constant)
+    surgery.shadow.visit(producer)
+    surgery.shadow.visit(node)
+    return surgery.shadow.shape(node.outputs[0]) == expected
+
+
+def split(surgery: Surgery, original: ir.Node, node: ir.Node) -> None:
+    """Split: the width of every output, written out unless the split stays even."""
+    rank = len(surgery.analysis.shadow.shape(original.inputs[0]) or ())
+    axis = int_of(original, "axis", 0) % rank
+    shapes = [surgery.expected_shape(output) for output in original.outputs]
+    sizes = [shape[axis] for shape in shapes if shape is not None]
+    has_sizes = input_at(original, 1) is not None or "split" in original.attributes
+    if not has_sizes and len(set(sizes)) == 1:
+        return
+    if surgery.shadow.opsets.get("", 1) < 13:
+        node.attributes["split"] = ir.AttrInt64s("split", sizes)
+        return
+    node.attributes.pop("num_outputs", None)
+    surgery.set_constant_input(node, 1, np.asarray(sizes, np.int64), "split")
+
+
+def slice_(surgery: Surgery, original: ir.Node, node: ir.Node) -> ir.Node | None:
+    """Slice: bounds among the channels that are left; a Gather where they are not evenly spaced any more."""
+    data = _data(original)
+    shape = surgery.analysis.shadow.shape(data) or ()
+    bounds = slices_of(surgery.analysis.shadow, original)
+    new = []
+    for axis, start, stop, step in bounds:
+        wanted = _survivors(surgery, data, axis, np.asarray(positions(shape[axis], start, stop, step), np.int64))
+        if len(surgery.kept_positions(data, axis)) == shape[axis]:
+            new.append((axis, start, stop, step))
+        elif (even := _as_slice(wanted)) is not None:
+            new.append((axis, *even))
+        elif len(bounds) == 1:
+            return _as_gather(surgery, node, wanted, axis)
+        else:
+            raise VerificationError("an uneven slice over several axes", where=original.name or "")
+    if new != bounds:
+        _write_bounds(surgery, node, new)
+    return None
+
+
+def _survivors(surgery: Surgery, data: ir.Value, axis: int, wanted: Labels) -> Labels:
+    """Where the wanted positions that stay lie among all positions that stay."""
+    kept = surgery.kept_positions(data, axis)
+    return np.searchsorted(kept, wanted[np.isin(wanted, kept)])
+
+
+def _as_slice(wanted: Labels) -> tuple[int, int, int] | None:
+    """Positions as (start, stop, step), None if they are not evenly spaced."""
+    step = int(wanted[1] - wanted[0]) if len(wanted) > 1 else 1
+    if len(wanted) > 1 and (step == 0 or (np.diff(wanted) != step).any()):
+        return None
+    stop = int(wanted[-1]) + (1 if step > 0 else -1)
+    return int(wanted[0]), stop if stop >= 0 else -(2**31), step
+
+
+def _as_gather(surgery: Surgery, node: ir.Node, wanted: Labels, axis: int) -> ir.Node:
+    indices = surgery.add_constant(f"{node.outputs[0].name}.channels", wanted)
+    gather = ir.Node("", "Gather", [node.inputs[0], indices], [ir.AttrInt64("axis", axis)], name=node.name)
+    before, after = node.outputs[0], gather.outputs[0]
+    after.name, after.type, after.shape = before.name, before.type, before.shape
+    surgery.model.graph.insert_before(node, gather)
+    before.replace_all_uses_with(after, replace_graph_outputs=True)
+    surgery.model.graph.remove(node, safe=True)
+    for original, value in list(surgery.values.items()):
+        if value is before:
+            surgery.values[original] = after
+    return gather
+
+
+def _write_bounds(surgery: Surgery, node: ir.Node, bounds: list[tuple[int, int, int, int]]) -> None:
+    columns = dict(zip(("axes", "starts", "ends", "steps"), map(list, zip(*bounds, strict=True)), strict=True))
+    if surgery.shadow.opsets.get("", 1) < 10:
+        for name in ("axes", "starts", "ends"):
+            node.attributes[name] = ir.AttrInt64s(name, columns[name])
+        return
+    for index, name in enumerate(("starts", "ends", "axes", "steps"), start=1):
+        surgery.set_constant_input(node, index, np.asarray(columns[name], np.int64), name)
+
+
+def gather(surgery: Surgery, original: ir.Node, node: ir.Node) -> None:
+    """Gather over channels: indices of the survivors."""
+    data = _data(original)
+    shape, kept_data = surgery.analysis.shadow.shape(data), surgery.kept(data)
+    indices = surgery.analysis.shadow[original.inputs[1]].value
+    if kept_data is None or shape is None or indices is None:
+        return
+    axis = int_of(original, "axis", 0) % len(shape)
+    if axis not in labelled_axes(kept_data):
+        return
+    size = shape[axis]
+    kept = surgery.kept_positions(data, axis)
+    wanted = np.asarray(indices, np.int64) % size
+    stays = np.isin(wanted, kept)
+    if wanted.ndim > 1 and not stays.all():
+        raise VerificationError("a table of channel indices became ragged", where=original.name or "")
+    new = np.searchsorted(kept, wanted[stays] if wanted.ndim else wanted)
+    surgery.set_constant_input(node, 1, np.asarray(new, np.int64), "channels")
+
+
+def pad(surgery: Surgery, original: ir.Node, node: ir.Node) -> None:
+    """Pad over channels: as many new channels at either end as stay."""
+    data, output = _data(original), original.outputs[0]
+    before, after = surgery.analysis.shadow.shape(data), surgery.analysis.shadow.shape(output)
+    fact = surgery.analysis.shadow[input_at(original, 1)]
+    amounts = fact.value if fact.value is not None else np.asarray(original.attributes["pads"].as_ints())
+    named = surgery.analysis.shadow[input_at(original, 3)].value
+    axes = list(range(len(before or ()))) if named is None else [int(axis) % len(before or ()) for axis in named]
+    new = [int(amount) for amount in amounts]
+    for place, axis in enumerate(axes):
+        front = new[place]
+        if before is None or after is None or before[axis] == after[axis]:
+            continue
+        kept = surgery.kept_positions(output, axis)
+        new[place] = int((kept < front).sum())
+        new[place + len(axes)] = int((kept >= front + before[axis]).sum())
+    if input_at(original, 1) is None:
+        node.attributes["pads"] = ir.AttrInt64s("pads", new)
+    elif new != [int(amount) for amount in amounts]:
+        surgery.set_constant_input(node, 1, np.asarray(new, np.int64), "pads")
+
+
+def resize(surgery: Surgery, original: ir.Node, node: ir.Node) -> None:
+    """Resize by sizes: the channel axis among them."""
+    fact = surgery.analysis.shadow[input_at(original, 3)]
+    before, expected = surgery.analysis.shadow.shape(original.outputs[0]), surgery.expected_shape(original.outputs[0])
+    if fact.value is None or before is None or expected is None or before == expected:
+        return
+    now = surgery.shadow[node.inputs[3]].value
+    if now is not None and [int(size) for size in now] == list(expected):
+        return
+    target = _resized([int(size) for size in fact.value], before, expected)
+    if fact.is_static or not _patch_sizes(surgery, node, before, expected):
+        surgery.set_constant_input(node, 3, np.asarray(target, np.int64), "sizes")
+
+
+def _patch_sizes(surgery: Surgery, node: ir.Node, before: tuple[int, ...], expected: tuple[int, ...]) -> bool:
+    """Computed sizes keep their spatial part: only the leading run of a Concat that holds channels is replaced."""
+    value = node.inputs[3]
+    producer = None if value is None else value.producer()
+    if producer is None or producer.op_type != "Concat" or value is None or len(value.uses()) != 1:
+        return False
+    start = 0
+    for index, piece in enumerate(producer.inputs):
+        length = (surgery.shadow.shape(piece) or (0,))[0]
+        run = slice(start, start + length)
+        if before[run] != expected[run]:
+            constant = surgery.add_constant(f"{node.outputs[0].name}.sizes{index}", np.asarray(expected[run], np.int64))
+            producer.replace_input_with(index, constant)
+        start += length
+    surgery.shadow.visit(producer)
+    return True
+
+
+def _data(node: ir.Node) -> ir.Value:
+    value = node.inputs[0]
+    if value is None:
+        raise VerificationError("a node lost its data input", where=node.name or node.op_type)
+    return value
+
+
+RESIZERS: dict[str, Resizer] = {
+    "Conv": conv,
+    "ConvTranspose": conv,
+    "Reshape": reshape,
+    "Expand": reshape,
+    "Split": split,
+    "Slice": slice_,
+    "Gather": gather,
+    "Pad": pad,
+    "Resize": resize,
+}

@@ -1,0 +1,1 @@
+"""Deployment targets as data; no code."""
