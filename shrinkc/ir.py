@@ -52,6 +52,7 @@ def load(path: str | os.PathLike[str], work_dir: Path | None = None) -> ir.Model
     model = _parse(path)
     check_external_data(model, path.parent)
     _check_structure(model, path)
+    _check_writable(model, path)
     if work_dir is not None and path.stat().st_size >= INLINE_LIMIT_BYTES:
         model = _spill(model, work_dir)
     return model
@@ -118,6 +119,19 @@ def check_external_data(model: ir.Model, folder: Path) -> None:
             raise ModelLoadError("external data is missing", where=f"{tensor.name}: {location}")
         if resolved.stat().st_size < (tensor.offset or 0) + tensor.nbytes:
             raise ModelLoadError("external data is truncated", where=f"{tensor.name}: {location}")
+
+
+def _check_writable(model: ir.Model, path: Path) -> None:
+    """A damaged file can be read and yet not be written again (names that are no text, say): find out now."""
+    try:
+        skeleton(model)
+    except Exception as error:
+        cause = error
+        while cause.__cause__ is not None:
+            cause = cause.__cause__  # type: ignore[assignment]
+        raise ModelLoadError(
+            "the file is damaged", where=str(path), because=f"{type(cause).__name__}: {cause}"[:300]
+        ) from error
 
 
 def _tensors(model: ir.Model) -> Iterator[ir.TensorProtocol]:

@@ -12,7 +12,7 @@ from shrinkc.analysis.cost import CostModel
 from shrinkc.analysis.groups import Analysis
 from shrinkc.api import Allocator, Criterion, Evidence, FloatArray, Weights
 from shrinkc.edits import make_plan
-from shrinkc.errors import BudgetError, PluginError, RecipeError
+from shrinkc.errors import BudgetError, PluginError, RecipeError, UnsupportedGraphError
 from shrinkc.plan import Plan
 from shrinkc.recipe import Recipe
 
@@ -70,15 +70,28 @@ def _why(analysis: Analysis) -> str:
 
 
 def weights_of(analysis: Analysis) -> Weights:
-    """Reader of stored tensors, filled ones included."""
+    """Reader of stored tensors, filled ones included; raises UnsupportedGraphError where one is not finite."""
+
+    checked: set[ir.Value] = set()
 
     def read(value: ir.Value) -> FloatArray:
         tensor = shrinkc_ir.constant_tensor(value)
-        if tensor is not None:
-            return np.asarray(tensor.numpy())
-        return np.broadcast_to(np.float32(1), analysis.flow.shape(value))
+        if tensor is None:
+            return np.broadcast_to(np.float32(1), analysis.flow.shape(value))
+        array = np.asarray(tensor.numpy())
+        if value not in checked:
+            _check_finite(value, array)
+            checked.add(value)
+        return array
 
     return read
+
+
+def _check_finite(value: ir.Value, array: FloatArray) -> None:
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
+        raise UnsupportedGraphError(
+            "a weight holds NaN or infinity", where=value.name or "", hint="the file is damaged or untrained"
+        )
 
 
 def replayed(plan: Plan, analysis: Analysis, model_sha256: str, name: str) -> Plan:

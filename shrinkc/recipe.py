@@ -63,7 +63,8 @@ class Recipe:
 
     def to_json(self) -> dict[str, Any]:
         """Plain data."""
-        return asdict(self)
+        data: dict[str, Any] = json.loads(json.dumps(asdict(self)))
+        return data
 
     def sha256(self) -> str:
         """Hash of the recipe, the same for the same settings."""

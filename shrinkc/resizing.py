@@ -15,6 +15,7 @@ import onnx_ir as ir
 from shrinkc.analysis.attributes import input_at, int_of
 from shrinkc.analysis.labels import Labels, labelled_axes
 from shrinkc.analysis.node_moves import positions, slices_of
+from shrinkc.analysis.oprules.contraction import is_depthwise
 from shrinkc.errors import VerificationError
 
 if TYPE_CHECKING:
@@ -25,10 +26,9 @@ Resizer = Callable[["Surgery", ir.Node, ir.Node], "ir.Node | None"]
 
 def conv(surgery: Surgery, original: ir.Node, node: ir.Node) -> None:
     """Depthwise: as many groups as channels are left.  Grouped: the number of groups stays."""
-    groups = int_of(original, "group", 1)
     weight = surgery.analysis.shadow.shape(original.inputs[1])
     channels = surgery.expected_shape(_data(original))
-    if groups > 1 and weight is not None and weight[1] == 1 and channels is not None:
+    if weight is not None and channels is not None and is_depthwise(original, weight):
         node.attributes["group"] = ir.AttrInt64("group", channels[1])
 
 

@@ -42,7 +42,8 @@ class Magnitude:
         if key not in self._sums:
             array = np.moveaxis(weights(member.use.tensor), member.axis, 0)
             flat = np.abs(array.reshape(len(array), -1)).astype(np.float32, copy=False)
-            self._sums[key] = (flat**self.power).sum(axis=1, dtype=np.float64)
+            largest = float(flat.max(initial=0)) or 1.0  # powers of numbers up to one cannot overflow
+            self._sums[key] = ((flat / largest) ** self.power).sum(axis=1, dtype=np.float64) * largest**self.power
         return self._sums[key]
 
 

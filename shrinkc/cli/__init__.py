@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import signal
 import sys
 import traceback
@@ -30,6 +31,7 @@ cli.add_command(inspect)
 def main() -> None:
     """Run the command line and exit with the code that fits what happened."""
     signal.signal(signal.SIGTERM, _interrupt)
+    logging.getLogger("onnx_ir").setLevel(logging.ERROR)  # what it warns of comes back as an error of ours
     sys.exit(_run())
 
 

@@ -71,7 +71,7 @@ def compress(
     shrinkc compress model.onnx --macs 50% --data samples.npz
     shrinkc compress model.onnx --target jetson --prune-ratio 0.3
     """
-    settings = {name: value for name, value in options.items() if value not in (None, (), False)}
+    settings = {name: value for name, value in options.items() if value is not None and value is not False and value != ()}
     _refuse_idle_flags(settings, no_optimize, no_verify, no_latency, threads)
     progress = progress_for(quiet, verbose)
 

@@ -58,9 +58,9 @@ def load(path: str | os.PathLike[str], model: ir.Model) -> Data:
     """
     path = Path(path)
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
-    except (OSError, ValueError, zipfile.BadZipFile, AttributeError, TypeError) as error:
+    except (OSError, EOFError, ValueError, zipfile.BadZipFile, AttributeError, TypeError) as error:
         raise CalibrationError(
             "the data cannot be read", where=str(path), because=str(error), hint="np.savez(path, INPUT_NAME=array, labels=…)"
         ) from error

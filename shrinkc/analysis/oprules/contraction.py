@@ -12,7 +12,7 @@ import onnx_ir as ir
 
 from shrinkc.analysis.attributes import input_at, int_of
 from shrinkc.analysis.flow import Balance, Blocked, Flow, Role, RuleTable, Work
-from shrinkc.analysis.labels import Labels, labelled_axes, uniform
+from shrinkc.analysis.labels import Labels, Shape, labelled_axes, uniform
 
 
 def conv(flow: Flow, node: ir.Node) -> None:
@@ -23,12 +23,12 @@ def conv(flow: Flow, node: ir.Node) -> None:
     if groups == 1:
         flow.attach(node, 1, 1, inputs, Role.CONSUMES)
         outputs = flow.space.fresh(weight[0])
-    elif weight[1] == 1:
+    elif is_depthwise(node, weight):
         outputs = np.repeat(inputs, weight[0] // groups)
     else:
         _attach_shared_axis(flow, node, 1, inputs, groups)
         outputs = _balanced(flow, node, flow.space.fresh(weight[0]), groups)
-    role = Role.FOLLOWS if weight[1] == 1 and groups > 1 else Role.PRODUCES
+    role = Role.FOLLOWS if is_depthwise(node, weight) else Role.PRODUCES
     _finish(flow, node, outputs, 0, role)
     spatial = flow.shape(node.outputs[0])
     flow.work.append(Work(node, spatial[0] * math.prod(spatial[2:]) * math.prod(weight), 1))
@@ -39,7 +39,7 @@ def conv_transpose(flow: Flow, node: ir.Node) -> None:
     flow.require_constant(node, 1, 2)
     weight, groups = flow.shape(node.inputs[1]), int_of(node, "group", 1)
     inputs = flow.channels(node.inputs[0], 1)
-    if groups > 1 and weight[1] == 1:
+    if is_depthwise(node, weight):
         flow.attach(node, 1, 0, inputs, Role.FOLLOWS)
         flow.attach(node, 2, 0, inputs, Role.FOLLOWS)
         flow.assign_channels(node.outputs[0], inputs, 1)
@@ -51,6 +51,12 @@ def conv_transpose(flow: Flow, node: ir.Node) -> None:
         flow.assign_channels(node.outputs[0], np.tile(shared, groups), 1)
     spatial = flow.shape(node.inputs[0])
     flow.work.append(Work(node, spatial[0] * math.prod(spatial[2:]) * math.prod(weight), 1))
+
+
+def is_depthwise(node: ir.Node, weight: Shape) -> bool:
+    """Whether every group of a (transposed) convolution reads one channel; one group of one channel is a plain one."""
+    groups = int_of(node, "group", 1)
+    return groups > 1 and weight[1] == 1 and (node.op_type == "Conv" or weight[0] == groups)
 
 
 def _attach_shared_axis(flow: Flow, node: ir.Node, axis: int, channels: Labels, groups: int) -> None:

@@ -1,0 +1,190 @@
+"""The command line as a user meets it: a real process, its exit code, what it prints where, what it leaves behind."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from models.topologies import TOPOLOGIES
+
+SHRINKC = str(Path(sys.executable).with_name("shrinkc"))
+Save = Callable[..., Path]
+
+
+def run(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([SHRINKC, *map(str, arguments)], capture_output=True, text=True, cwd=cwd, check=False, timeout=120)
+
+
+def files(folder: Path) -> list[str]:
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
+
+
+def test_the_main_job_prints_a_table_and_writes_model_and_reports(saved: Save, tmp_path: Path) -> None:
+    saved(TOPOLOGIES["projection_shortcut"]())
+    result = run("compress", "model.onnx", "--macs", "50%", "--round-to", "1", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    for word in ("MACs", "parameters", "file size", "latency", "Quality was NOT measured", "Proof: passed", "Kept whole"):
+        assert word in result.stdout
+    assert files(tmp_path) == [
+        "model.onnx",
+        "model.shrunk.onnx",
+        "model.shrunk.recipe.json",
+        "model.shrunk.report.json",
+        "model.shrunk.report.md",
+    ]
+    onnx.checker.check_model(str(tmp_path / "model.shrunk.onnx"))
+
+
+def test_json_on_stdout_is_the_report_and_nothing_else(saved: Save, tmp_path: Path) -> None:
+    saved(TOPOLOGIES["chain"]())
+    result = run("compress", "model.onnx", "--prune-ratio", "0.5", "--round-to", "1", "--json", "-v", cwd=tmp_path)
+    report = json.loads(result.stdout)
+    assert report == json.loads((tmp_path / "model.shrunk.report.json").read_text())
+    assert report["schema"] == "shrinkc.report/1"
+    assert report["quality"]["is_measured"] is False
+    assert report["latency"]["before"]["wall_median_s"] > 0
+    assert "analysing channels" in result.stderr
+
+
+def test_quiet_prints_nothing(saved: Save, tmp_path: Path) -> None:
+    saved(TOPOLOGIES["chain"]())
+    result = run("compress", "model.onnx", "--quiet", "--no-latency", cwd=tmp_path)
+    assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
+
+
+def test_a_dry_run_writes_recipe_and_plan_and_changes_nothing(saved: Save, tmp_path: Path) -> None:
+    saved(TOPOLOGIES["chain"]())
+    result = run("compress", "model.onnx", "--dry-run", "-o", "out.onnx", "--params", "50%", cwd=tmp_path)
+    assert result.returncode == 0
+    assert "predicted" in result.stdout
+    assert files(tmp_path) == ["model.onnx", "out.plan.json", "out.recipe.json"]
+    replay = run("compress", "model.onnx", "--plan", "out.plan.json", "--no-latency", cwd=tmp_path)
+    assert replay.returncode == 0, replay.stderr
+
+
+def test_jetson_says_plainly_that_no_engine_was_built(saved: Save, tmp_path: Path) -> None:
+    saved(TOPOLOGIES["projection_shortcut"]())
+    result = run("compress", "model.onnx", "--target", "jetson", "--prune-ratio", "0.5", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert "no tensorrt engine was built or timed" in result.stdout
+    report = json.loads((tmp_path / "model.shrunk.report.json").read_text())
+    levels = {level["runtime"]: level["level"] for level in report["runtimes"]}
+    assert levels == {"onnxruntime-cpu": "timed", "tensorrt": "not run"}
+    assert report["recipe"]["round_to"] == 8
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["compress"], 2, ["Missing argument"]),
+        (["compress", "model.onnx", "--macs", "lots"], 2, ["not a budget", "try:"]),
+        (["compress", "model.onnx", "--macs", "50%", "--prune-ratio", "0.5"], 2, ["contradict"]),
+        (["compress", "model.onnx", "--prune-ratio", "1.5"], 2, ["between 0 and 1"]),
+        (["compress", "model.onnx", "--target", "toaster"], 2, ["no target", "cpu, jetson"]),
+        (["compress", "model.onnx", "--criterion", "guess"], 2, ["no criteria of that name", "l1, l2"]),
+        (["compress", "model.onnx", "--exclude", "ghost*"], 2, ["matches no group", "ghost*"]),
+        (["compress", "model.onnx", "--round-to", "0"], 2, ["at least 1"]),
+        (["compress", "model.onnx", "--input-shapes", "x=3"], 2, ["is not a shape"]),
+        (["compress", "model.onnx", "--input-shapes", "y:1x3x8x8"], 2, ["no such model input", "x"]),
+        (["compress", "model.onnx", "--input-shapes", "x:1x4x8x8"], 2, ["contradicts the model"]),
+        (["compress", "model.onnx", "--threads", "2", "--no-latency"], 2, ["no effect"]),
+        (["compress", "model.onnx", "--dry-run", "--no-verify"], 2, ["no effect"]),
+        (["compress", "model.onnx", "--plan", "p.json", "--macs", "50%"], 2, ["no effect"]),
+        (["compress", "model.onnx", "--plan", "p.json"], 2, ["plan cannot be read"]),
+        (["compress", "model.onnx", "-q", "-v"], 2, ["contradict"]),
+        (["compress", "model.onnx", "-o", "model.onnx"], 2, ["overwrite"]),
+        (["compress", "model.onnx", "--params", "100M"], 2, ["within the budget already"]),
+        (["compress", "ghost.onnx"], 3, ["does not exist", "at:"]),
+        (["compress", "broken.onnx"], 3, ["not a readable ONNX model"]),
+        (["compress", "model.onnx", "--macs", "0.1%"], 4, ["no admissible plan", "at best", "these bind"]),
+        (["compress", "frozen.onnx"], 4, ["nothing in this model can be removed", "because:"]),
+        (["compress", "model.onnx", "--data", "wrong.npz"], 8, ["does not name the model's inputs"]),
+        (["compress", "model.onnx", "--data", "ghost.npz"], 8, ["cannot be read"]),
+        (["inspect", "broken.onnx"], 3, ["not a readable ONNX model"]),
+        (["inspect", "model.onnx", "--include", "nope"], 2, ["matches no group"]),
+    ],
+)
+def test_mistakes_get_their_exit_code_one_message_and_no_file(
+    arguments: list[str], code: int, words: list[str], saved: Save, tmp_path: Path
+) -> None:
+    saved(TOPOLOGIES["chain"]())
+    saved(TOPOLOGIES["local_function"](), "frozen.onnx")
+    (tmp_path / "broken.onnx").write_bytes(b"\x08\x07garbage")
+    np.savez(tmp_path / "wrong.npz", y=np.zeros(3))
+    before = files(tmp_path)
+    result = run(*arguments, cwd=tmp_path)
+    assert result.returncode == code, result.stderr
+    for word in words:
+        assert word in result.stderr
+    assert result.stdout == ""
+    assert "Traceback" not in result.stderr
+    assert files(tmp_path) == before
+
+
+def test_debug_shows_the_traceback_and_keeps_the_exit_code(tmp_path: Path) -> None:
+    result = run("compress", "ghost.onnx", "--debug", cwd=tmp_path)
+    assert result.returncode == 3
+    assert "Traceback" in result.stderr
+
+
+def test_exclude_and_include_choose_groups_by_node_tensor_or_group_name(saved: Save, tmp_path: Path) -> None:
+    saved(TOPOLOGIES["chain"]())
+    options = ["--prune-ratio", "0.5", "--round-to", "1", "--no-latency", "--json"]
+    excluded = json.loads(run("compress", "model.onnx", "--exclude", "Conv_0", *options, cwd=tmp_path).stdout)
+    included = json.loads(run("compress", "model.onnx", "--include", "Conv_3", *options, cwd=tmp_path).stdout)
+    assert [(g["channels_before"], g["channels_after"]) for g in excluded["groups"]] == [(12, 6)]
+    assert excluded["groups"] == included["groups"]
+    assert any("--exclude Conv_0" in r["blocker"]["reason"] for r in excluded["refusals"])
+
+
+def test_inspect_lists_groups_and_reasons(saved: Save, tmp_path: Path) -> None:
+    saved(TOPOLOGIES["unknown_operator"]())
+    result = run("inspect", "model.onnx", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert "com.acme::Mystery" in result.stdout
+    data = json.loads(run("inspect", "model.onnx", "--json", cwd=tmp_path).stdout)
+    assert {group["channels"] for group in data["groups"]} == {8, 12}
+    refusal = next(r for r in data["refusals"] if "Mystery" in r["blocker"]["reason"])
+    assert refusal["channels"] == 8
+    assert refusal["parameters"] == 8 * 27
+    assert refusal["macs"] == 12 * 12 * 8 * 27
+    assert files(tmp_path) == ["model.onnx"]
+
+
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_leaves_no_partial_file(sent: signal.Signals, saved: Save, tmp_path: Path) -> None:
+    saved(TOPOLOGIES["projection_shortcut"]())
+    for delay in (0.4, 0.8, 1.2):
+        process = subprocess.Popen(
+            [SHRINKC, "compress", "model.onnx", "-o", "out.onnx", "--no-latency"],
+            cwd=tmp_path,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        time.sleep(delay)
+        process.send_signal(sent)
+        process.communicate(timeout=60)
+        for name in files(tmp_path):
+            assert name in {
+                "model.onnx", "out.onnx", "out.recipe.json", "out.report.json", "out.report.md"
+            }, "nothing but whole results"  # fmt: skip
+        if (tmp_path / "out.onnx").exists():
+            onnx.checker.check_model(str(tmp_path / "out.onnx"))
+
+
+def test_the_python_api_does_the_same_and_returns_the_report(saved: Save, tmp_path: Path) -> None:
+    import shrinkc
+
+    path = saved(TOPOLOGIES["chain"]())
+    report = shrinkc.compress(path, output=tmp_path / "api.onnx", macs="50%", round_to=1, measure_latency=False)
+    run("compress", "model.onnx", "-o", "cli.onnx", "--macs", "50%", "--round-to", "1", "--no-latency", cwd=tmp_path)
+    assert (tmp_path / "api.onnx").read_bytes() == (tmp_path / "cli.onnx").read_bytes()
+    assert report.to_json()["recipe"] == json.loads((tmp_path / "cli.report.json").read_text())["recipe"]
