@@ -254,10 +254,11 @@ def _adapt(surgery: Surgery, original: ir.Node) -> None:
     """Bring one node of the copy in line with the new widths."""
     node = surgery.nodes[original]
     _keep_computed_scalars(surgery, original, node)
-    resizer = RESIZERS.get(original.op_type) if original.domain in ("", "ai.onnx") else None
-    if resizer is not None and _touched(surgery, original):
-        node = resizer(surgery, original, node) or node
     surgery.shadow.visit(node)
+    resizer = RESIZERS.get(original.op_type) if original.domain in ("", "ai.onnx") else None
+    if resizer is not None and (_touched(surgery, original) or not _fits(surgery, original)):
+        node = resizer(surgery, original, node) or node
+        surgery.shadow.visit(node)
     for value in original.outputs:
         _check_shape(surgery, value)
 
@@ -299,14 +300,23 @@ def _keep_computed_scalars(surgery: Surgery, original: ir.Node, node: ir.Node) -
             node.replace_input_with(index, surgery.add_constant(f"{node.outputs[0].name}.input{index}", before.value))
 
 
-def _check_shape(surgery: Surgery, original: ir.Value) -> None:
+def _fits(surgery: Surgery, original: ir.Node) -> bool:
+    return all(_has_expected_shape(surgery, value) for value in original.outputs)
+
+
+def _has_expected_shape(surgery: Surgery, original: ir.Value) -> bool:
     expected, actual = surgery.expected_shape(original), surgery.shadow.shape(surgery.values[original])
-    if expected is not None and actual is not None and expected != actual:
+    return expected is None or actual is None or expected == actual
+
+
+def _check_shape(surgery: Surgery, original: ir.Value) -> None:
+    if not _has_expected_shape(surgery, original):
+        expected, actual = surgery.expected_shape(original), surgery.shadow.shape(surgery.values[original])
         producer = original.producer()
         raise VerificationError(
             "surgery left a value with the wrong shape",
             where=f"{producer.op_type if producer else 'input'} {original.name}",
-            because=f"expected {list(expected)}, the new graph gives {list(actual)}",
+            because=f"expected {list(expected or ())}, the new graph gives {list(actual or ())}",
             hint="exclude the node with --exclude, and report the model",
         )
 
