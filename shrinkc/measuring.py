@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
-import onnx_ir as ir
 
-from shrinkc import ir as shrinkc_ir
 from shrinkc import shapes, target, verify
 from shrinkc.api import RunConfig, RuntimeAdapter, Session
 from shrinkc.errors import BuildError
@@ -26,18 +25,20 @@ QUALITY_BATCH = 64
 def measured(
     report: Report,
     opened: Opened,
-    pruned: ir.Model,
+    output: Path,
     runtime: RuntimeAdapter,
     samples: Data | None,
     threads: int,
     measure_latency: bool,
     progress: Progress,
 ) -> Report:
-    """Report with everything that could be measured, and why the rest could not."""
+    """Report with everything that could be measured on the two files, and why the rest could not."""
     config = RunConfig(threads=threads)
     try:
-        before = runtime.load(shrinkc_ir.loadable(opened.model), config)
-        after = runtime.load(shrinkc_ir.loadable(pruned), config)
+        after = runtime.load(output, config)
+        if samples is None and not measure_latency:
+            return replace(report, latency_note="not run: --no-latency", runtimes=_levels(report, runtime, after))
+        before = runtime.load(opened.path, config)
     except BuildError as error:
         reason = f"not run: {error.message} ({error.because})"
         return replace(report, latency_note=reason, runtimes=(RuntimeLevel(runtime.name, "not run", reason),))

@@ -185,7 +185,7 @@ def _carry_out(
         proof=proof,
         proof_note="" if proof else "not run: --no-verify",
     )
-    report = measured(report, opened, pruned, runtime, samples, threads, measure_latency, progress)
+    report = measured(report, opened, artifacts.output, runtime, samples, threads, measure_latency, progress)
     return _written(report, artifacts)
 
 

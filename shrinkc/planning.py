@@ -71,7 +71,6 @@ def _why(analysis: Analysis) -> str:
 
 def weights_of(analysis: Analysis) -> Weights:
     """Reader of stored tensors, filled ones included; raises UnsupportedGraphError where one is not finite."""
-
     checked: set[ir.Value] = set()
 
     def read(value: ir.Value) -> FloatArray:

@@ -140,8 +140,8 @@ def test_split_and_concat(sizes: list[int], order: object, axis: int, seed: int)
 
 
 @given(
-    start=st.integers(-12, 12), stop=st.integers(-12, 12), step=st.integers(-3, 3).filter(bool), opset=st.sampled_from([9, 11, 17]),
-    seed=SEED,
+    start=st.integers(-12, 12), stop=st.integers(-12, 12), step=st.integers(-3, 3).filter(bool),
+    opset=st.sampled_from([9, 11, 17]), seed=SEED,
 )  # fmt: skip
 @PROPERTY
 def test_slices_of_channels(start: int, stop: int, step: int, opset: int, seed: int) -> None:

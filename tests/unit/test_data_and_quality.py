@@ -45,7 +45,7 @@ def test_data_that_does_not_fit_is_refused_with_what_was_expected(
 def test_unreadable_data_says_how_to_write_it(content: bytes, saved: Callable[..., Path], tmp_path: Path) -> None:
     model = shrinkc_ir.load(saved(TOPOLOGIES["chain"]()))
     (tmp_path / "data.npz").write_bytes(content)
-    with pytest.raises(CalibrationError, match="np.savez"):
+    with pytest.raises(CalibrationError, match=r"np\.savez"):
         evidence_data.load(tmp_path / "data.npz", model)
 
 

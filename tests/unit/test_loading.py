@@ -48,15 +48,24 @@ def test_flipped_bytes_never_crash(saved: Save, tmp_path: Path) -> None:
     path = saved(TOPOLOGIES["chain"]())
     data = path.read_bytes()
     random = np.random.default_rng(0)
+    codes = []
     for _ in range(60):
         damaged = bytearray(data)
         for position in random.integers(0, len(data), 4):
             damaged[position] ^= int(random.integers(1, 256))
         path.write_bytes(bytes(damaged))
-        try:
-            shrinkc.compress(path, output=tmp_path / "out.onnx", prune_ratio=0.5, measure_latency=False)
-        except ShrinkcError as error:
-            assert error.exit_code in (2, 3, 4, 5)
+        codes.append(outcome(path, tmp_path / "out.onnx"))
+    assert set(codes) <= {0, 2, 3, 4, 5}
+    assert {0, 3} <= set(codes), "some damage is harmless, some is not"
+
+
+def outcome(path: Path, output: Path) -> int:
+    """Exit code a run would have; anything but an error of ours escapes."""
+    try:
+        shrinkc.compress(path, output=output, prune_ratio=0.5, measure_latency=False)
+    except ShrinkcError as error:
+        return error.exit_code
+    return 0
 
 
 def test_sparse_initializers_are_refused_not_lost(saved: Save) -> None:

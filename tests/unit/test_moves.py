@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
@@ -48,7 +49,7 @@ def reshapes(draw: st.DrawFn) -> tuple[np.ndarray, tuple[int, ...], tuple[int, .
     factors = list(draw(st.permutations(factors))) or [1]
     cuts = sorted(draw(st.lists(st.integers(0, len(factors)), max_size=3)))
     bounds = [0, *cuts, len(factors)]
-    return labels, shape, tuple(math.prod(factors[a:b]) for a, b in zip(bounds, bounds[1:], strict=False))
+    return labels, shape, tuple(math.prod(factors[a:b]) for a, b in itertools.pairwise(bounds))
 
 
 def _prime_factors(size: int) -> list[int]:
