@@ -37,6 +37,7 @@ def tensor_edits(analysis: Analysis, is_kept: BoolArray) -> list[TensorEdit]:
     stays with those that lose nothing, if there are any.
     """
     taken = {value.name for value in analysis.model.graph.initializers.values()}
+    taken |= {output.name for node in analysis.model.graph.all_nodes() for output in node.outputs}
     edits: list[TensorEdit] = []
     by_tensor: dict[ir.Value, dict[tuple[ir.Node, int], Removal]] = defaultdict(dict)
     for use, removal in removals(analysis, is_kept).items():

@@ -38,6 +38,7 @@ class Surgery:
     nodes: dict[ir.Node, ir.Node]
     shadow: Shadow
     removals: Mapping[Use, Removal]
+    taken: set[str]
 
     def kept(self, original: ir.Value) -> BoolArray | None:
         """Which positions of an original value stay, in the compressed form of labels; None if it is not known."""
@@ -82,9 +83,10 @@ class Surgery:
         """Register a new initializer in the copy and in its shadow."""
         graph = self.model.graph
         unique, number = name, 1
-        while unique in graph.initializers or any(value.name == unique for value in self.values.values()):
+        while unique in self.taken:
             number += 1
             unique = f"{name}{number}"
+        self.taken.add(unique)
         tensor = ir.tensor(array, name=unique)
         value = ir.Value(
             name=unique, type=ir.TensorType(tensor.dtype), shape=ir.Shape(tensor.shape.numpy()), const_value=tensor
@@ -164,7 +166,8 @@ def open_copy(analysis: Analysis, is_kept: BoolArray, shapes: dict[str, Shape]) 
     nodes = dict(zip(original, copy.graph, strict=True))
     for before, after in nodes.items():
         values.update(zip(before.outputs, after.outputs, strict=True))
-    return Surgery(analysis, is_kept, copy, values, nodes, Shadow(copy, shapes), removals(analysis, is_kept))
+    taken = {value.name or "" for value in values.values()}
+    return Surgery(analysis, is_kept, copy, values, nodes, Shadow(copy, shapes), removals(analysis, is_kept), taken)
 
 
 def apply_edits(surgery: Surgery, edits: Sequence[TensorEdit]) -> None:

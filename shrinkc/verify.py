@@ -33,6 +33,9 @@ RELATIVE, ABSOLUTE = 1e-3, 1e-3
 FLOAT_NOISE = 5e-7
 """Differences below this are rounding of numbers around one (a saturated sigmoid, say), whatever the spread of the output."""
 
+COARSER = {"float16": 20.0, "bfloat16": 160.0}
+"""How much wider the tolerance is for outputs of coarser types, about in proportion to their spacing."""
+
 WEAK_EFFECT = 20.0
 """A removal whose effect is below this many tolerances leaves the proof little to see."""
 
@@ -260,7 +263,8 @@ def _violation(expected: np.ndarray, found: np.ndarray) -> float:
     if not a.size:
         return 0.0
     spread = a.std() if a.size > 1 else abs(float(a[0]))
-    return float((np.abs(a - b) / (RELATIVE * np.abs(a) + ABSOLUTE * spread + FLOAT_NOISE)).max())
+    allowed = (RELATIVE * np.abs(a) + ABSOLUTE * spread + FLOAT_NOISE) * COARSER.get(expected.dtype.name, 1)
+    return float((np.abs(a - b) / allowed).max())
 
 
 def masked_original(analysis: Analysis, is_kept: BoolArray, shapes: dict[str, Shape], draw: Draw | None = None) -> ir.Model:

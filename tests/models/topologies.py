@@ -357,6 +357,26 @@ def padded_shortcut_by_attribute() -> Net:
 
 
 @topology
+def computed_pads() -> Net:
+    """The chain torch's legacy exporter writes for F.pad: pads in torch's order, turned around by shape arithmetic."""
+    net, x = start()
+    stem = net.cbr(x, 3, 8)
+    zeros = net.op("ConstantOfShape", net.ints(4), value=helper.make_tensor("value", TensorProto.INT64, [1], [0]))
+    pairs = net.op("Reshape", net.op("Concat", net.ints(0, 1, 0, 1), zeros, axis=0), net.ints(-1, 2))
+    backwards = net.op("Slice", pairs, net.ints(-1), net.ints(-(2**62)), net.ints(0), net.ints(-1))
+    pads = net.op("Cast", net.op("Reshape", net.op("Transpose", backwards, perm=[1, 0]), net.ints(-1)), to=TensorProto.INT64)
+    return finish(net, net.cbr(net.op("Pad", stem, pads, net.const(np.float32(0))), 8, 12, strides=[2, 2]), 12)
+
+
+@topology
+def upsample_and_dropout() -> Net:
+    net, x = start(opset=9)
+    low, _ = net.op("Dropout", net.cbr(x, 3, 8, strides=[2, 2]), outputs=2, ratio=0.5)
+    up = net.op("Upsample", low, net.const(np.asarray([1, 1, 2, 2], np.float32)), mode="nearest")
+    return finish(net, net.op("Concat", up, net.cbr(x, 3, 6), axis=1), 14)
+
+
+@topology
 def prelu_and_scale() -> Net:
     net, x = start()
     y = net.op("PRelu", net.conv(x, 3, 8), net.const(net.random.uniform(0.1, 0.4, (8, 1, 1)).astype(np.float32)))
