@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -73,7 +72,7 @@ def inspect(
     """
     recipe = recipes.resolve(input_shapes=input_shapes, exclude=exclude, include=include)
     source, reporter = Path(model), progress or Silent()
-    with tempfile.TemporaryDirectory(prefix="shrinkc-") as work, loaded(source, Path(work) / "spill", reporter) as model_ir:
+    with loaded(source, reporter) as model_ir:
         opened = open_model(source, recipe, None, model_ir, reporter)
         dense = opened.cost.dense()
         return Inspection(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import math
 import os
 import shutil
 import tempfile
@@ -88,6 +89,9 @@ def _check_proto(proto: onnx.ModelProto, path: Path) -> None:
         raise ModelLoadError(
             "not an ONNX model", where=str(path), because="it has no graph", hint="encrypted and renamed files look like this"
         )
+    constants = [a.t for node in graph.node if node.op_type == "Constant" for a in node.attribute if a.name == "value"]
+    for tensor in (*graph.initializer, *constants):
+        _check_stored(tensor, path)
     if graph.sparse_initializer:
         names = ", ".join(tensor.values.name for tensor in graph.sparse_initializer[:3])
         raise UnsupportedGraphError(
@@ -109,6 +113,8 @@ def check_external_data(model: ir.Model, folder: Path) -> None:
     for tensor in _tensors(model):
         if not isinstance(tensor, ir.ExternalTensor):
             continue
+        if "\0" in os.fspath(tensor.location):
+            raise ModelLoadError("external data has an impossible location", where=tensor.name or "")
         location = Path(os.fspath(tensor.location))
         resolved = (root / location).resolve()
         if location.is_absolute() or ".." in location.parts or not resolved.is_relative_to(root):
@@ -119,6 +125,32 @@ def check_external_data(model: ir.Model, folder: Path) -> None:
             raise ModelLoadError("external data is missing", where=f"{tensor.name}: {location}")
         if resolved.stat().st_size < (tensor.offset or 0) + tensor.nbytes:
             raise ModelLoadError("external data is truncated", where=f"{tensor.name}: {location}")
+
+
+def _check_stored(tensor: onnx.TensorProto, path: Path) -> None:
+    """Refuse a tensor whose stored bytes do not fill its shape."""
+    import onnx
+
+    where = f"{path}: {tensor.name}"
+    if any(dim < 0 for dim in tensor.dims):
+        raise ModelLoadError("a tensor has a negative size", where=where)
+    elements = math.prod(tensor.dims)
+    external = {entry.key: entry.value for entry in tensor.external_data}
+    is_external = tensor.data_location == onnx.TensorProto.EXTERNAL
+    if tensor.data_type == onnx.TensorProto.STRING or not (tensor.HasField("raw_data") or "length" in external):
+        typed = ("float_data", "int32_data", "int64_data", "double_data", "uint64_data", "string_data")
+        if elements and not is_external and not any(len(getattr(tensor, name)) for name in typed):
+            raise ModelLoadError("a tensor holds no data", where=where)
+        return
+    try:
+        bits = ir.DataType(tensor.data_type).bitwidth
+        stored = int(external["length"]) if is_external else len(tensor.raw_data)
+    except (ValueError, TypeError, KeyError) as error:
+        raise ModelLoadError("a tensor is malformed", where=where, because=str(error)) from error
+    if stored != -(-elements * bits // 8):
+        raise ModelLoadError(
+            "a tensor's data does not fill its shape", where=where, because=f"{stored} bytes for {list(tensor.dims)}"
+        )
 
 
 def _check_writable(model: ir.Model, path: Path) -> None:
@@ -208,9 +240,7 @@ def _write(model: ir.Model, path: Path, data_name: str | None) -> None:
         # onnx_ir points the tensors at the draft's data file while saving; a clone keeps the caller's tensors valid.
         ir.save(model.clone(), path, external_data=data_name)
         return
-    proto = ir.to_proto(model)
-    drop_initializer_value_info(proto)
-    path.write_bytes(proto.SerializeToString())
+    path.write_bytes(_complete_proto(model).SerializeToString())
 
 
 def drop_initializer_value_info(proto: onnx.ModelProto) -> None:
@@ -234,10 +264,22 @@ def serialized(model: ir.Model) -> bytes | None:
     """Bytes of the model, or None if it is too large for one file."""
     if size_bytes(model) > PROTOBUF_LIMIT_BYTES:
         return None
+    data: bytes = _complete_proto(model).SerializeToString()
+    return data
+
+
+def _complete_proto(model: ir.Model) -> onnx.ModelProto:
+    """Proto with every tensor inside it, wherever the model keeps them."""
+    if external_tensors(model):
+        model = model.clone()
+        for graph in [model.graph, *model.graph.subgraphs()]:
+            for value in graph.initializers.values():
+                if isinstance(value.const_value, ir.ExternalTensor):
+                    # Copied, for the map of the file may go before the array does.
+                    value.const_value = ir.Tensor(value.const_value.numpy().copy(), value.const_value.dtype, name=value.name)
     proto = ir.to_proto(model)
     drop_initializer_value_info(proto)
-    data: bytes = proto.SerializeToString()
-    return data
+    return proto
 
 
 def opset(model: ir.Model) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -36,14 +36,12 @@ class Opened:
 
 
 @contextmanager
-def loaded(source: Path, work: Path, progress: Progress) -> Iterator[ir.Model]:
-    """The model; a large single file is spilled to the work folder, which goes again."""
-    try:
+def loaded(source: Path, progress: Progress) -> Iterator[ir.Model]:
+    """The model; a large single file is spilled to a temporary folder, which goes again."""
+    with tempfile.TemporaryDirectory(prefix="shrinkc-") as work:
         with progress.stage("reading the model"):
-            model = shrinkc_ir.load(source, work)
+            model = shrinkc_ir.load(source, Path(work))
         yield model
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
 
 
 def open_model(path: Path, recipe: Recipe, data: Data | None, model: ir.Model, progress: Progress) -> Opened:

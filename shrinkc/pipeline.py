@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from shrinkc import plan as plans
 from shrinkc import planning, registry, verify
 from shrinkc import recipe as recipes
 from shrinkc.analysis.cost import Cost
-from shrinkc.analysis.groups import BoolArray
+from shrinkc.analysis.groups import Analysis, BoolArray
 from shrinkc.api import Evidence, RuntimeAdapter
 from shrinkc.canonicalize import canonicalize
 from shrinkc.errors import BudgetError, RecipeError, VerificationError
@@ -38,8 +39,6 @@ from shrinkc.verify import Proof
 CHECK_RUNTIME = "onnxruntime-cpu"
 """Runtime of the proof and of the quality measurement, whatever the target."""
 
-WORK_SUFFIX = ".work"
-
 
 @dataclass(frozen=True)
 class Artifacts:
@@ -54,6 +53,12 @@ class Artifacts:
 
     output: Path
     plan: Path | None
+
+    def written(self) -> list[Path]:
+        """Every file a run may write."""
+        results = [".onnx.data", ".report.json", ".report.md", ".recipe.json", ".rejected.onnx"]
+        plan = self.plan or self.beside(".plan.json")
+        return [self.output, plan, *(self.beside(suffix) for suffix in results)]
 
     def beside(self, suffix: str) -> Path:
         """Path of the output with another suffix."""
@@ -117,10 +122,14 @@ def compress(
     recipe = recipes.resolve(**settings)
     source = Path(model)
     artifacts = Artifacts(Path(output) if output is not None else Path(f"{source.stem}.shrunk.onnx"), _path(save_plan))
-    _check_paths(source, artifacts)
-    with loaded(source, artifacts.beside(WORK_SUFFIX), progress) as opened_model:
+    _check_paths(artifacts, read=[source, _path(data), _path(plan)])
+    with loaded(source, progress) as opened_model:
+        stored = [Path(os.fspath(tensor.path)) for tensor in shrinkc_ir.external_tensors(opened_model)]
+        _check_paths(artifacts, read=stored)
         samples = evidence_data.load(data, opened_model) if data is not None else None
         opened = open_model(source, recipe, samples, opened_model, progress)
+        if samples is not None:
+            evidence_data.check_labels(samples, [opened.analysis.shadow.shape(value) for value in opened_model.graph.outputs])
         chosen = _plan(opened, recipe, _path(plan), samples, progress)
         if artifacts.plan is not None or dry_run:
             write_text(artifacts.plan or artifacts.beside(".plan.json"), plans.dumps(chosen))
@@ -133,28 +142,42 @@ def _path(path: str | os.PathLike[str] | None) -> Path | None:
     return None if path is None else Path(path)
 
 
-def _check_paths(source: Path, artifacts: Artifacts) -> None:
+def _check_paths(artifacts: Artifacts, read: Sequence[Path | None]) -> None:
+    """Refuse to write over anything that is read, or over another result."""
     if artifacts.output.suffix != ".onnx":
         raise RecipeError("the output must be an .onnx file", where=str(artifacts.output))
-    if artifacts.output.resolve() == source.resolve():
-        raise RecipeError("the output would overwrite the model", where=str(source), hint="choose another --output")
-    if artifacts.output.is_dir():
-        raise RecipeError("the output is a folder", where=str(artifacts.output))
+    taken = {path.resolve(): "is read by this run" for path in read if path is not None}
+    for path in artifacts.written():
+        if path.resolve() in taken:
+            raise RecipeError(
+                f"a result would overwrite a file that {taken[path.resolve()]}", where=str(path), hint="choose another name"
+            )
+        if path.is_dir() or any(parent.exists() and not parent.is_dir() for parent in path.parents):
+            raise RecipeError("a result cannot be written there", where=str(path), because="a folder or file is in the way")
+        taken[path.resolve()] = "this run writes too"
 
 
 def _plan(opened: Opened, recipe: Recipe, saved: Path | None, samples: Data | None, progress: Progress) -> Plan:
     if saved is not None:
-        return planning.replayed(plans.read(saved), opened.analysis, opened.sha256, str(saved))
-    evidence = None if samples is None else Evidence(samples.inputs)
-    with progress.stage("scoring and allocating"):
-        chosen = planning.plan_for(opened.analysis, recipe, opened.cost, opened.sha256, evidence)
+        chosen = planning.replayed(plans.read(saved), opened.analysis, opened.sha256, str(saved))
+    else:
+        evidence = None if samples is None else Evidence(samples.inputs)
+        with progress.stage("scoring and allocating"):
+            chosen = planning.plan_for(opened.analysis, recipe, opened.cost, opened.sha256, evidence)
     if chosen.removes_nothing:
         raise BudgetError(
             "the plan removes nothing",
-            because="every group is at its smallest admissible width",
-            hint="lower --round-to or raise the ratio",
+            because=_why_nothing(opened.analysis),
+            hint="lower --round-to or ask for more; `shrinkc inspect` lists what is tied and what must stay",
         )
     return chosen
+
+
+def _why_nothing(analysis: Analysis) -> str:
+    tied = [group.name for group in analysis.groups if group.width == 1]
+    if tied:
+        return f"all channels of {', '.join(tied[:3])} are tied to each other, and no other group can get narrower"
+    return "every group is at its smallest admissible width"
 
 
 def _carry_out(

@@ -112,10 +112,12 @@ def from_json(data: Any) -> Plan:
     """
     if not isinstance(data, dict) or data.get("format") != FORMAT:
         raise RecipeError("not a shrinkc plan", because=f"its format is not {FORMAT!r}")
+    if data.get("reconstruction") or data.get("reconstructed"):
+        raise RecipeError("the plan asks for reconstruction", because="this version only removes channels")
     try:
         return Plan(
             model_sha256=str(data["model_sha256"]),
-            steps=tuple(Keep(step["keep"], tuple(int(i) for i in step["indices"])) for step in data["steps"]),
+            steps=tuple(Keep(_text(step["keep"]), tuple(int(i) for i in step["indices"])) for step in data["steps"]),
             groups=tuple(
                 PlannedGroup(
                     group["name"], int(group["width"]), int(group["kept"]), tuple(_slice_from_json(s) for s in group["slices"])
@@ -124,12 +126,20 @@ def from_json(data: Any) -> Plan:
             ),
             settings=dict(data.get("settings", {})),
         )
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise RecipeError("a damaged shrinkc plan", because=f"{type(error).__name__}: {error}") from error
 
 
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{value!r} is no name")
+    return value
+
+
 def _slice_from_json(entry: Mapping[str, Any]) -> TensorSlice:
-    return TensorSlice(entry["initializer"], int(entry["axis"]), tuple(int(i) for i in entry["removed"]), entry.get("as"))
+    return TensorSlice(
+        _text(entry["initializer"]), int(entry["axis"]), tuple(int(i) for i in entry["removed"]), entry.get("as")
+    )
 
 
 def dumps(plan: Plan) -> str:
@@ -147,6 +157,6 @@ def read(path: str | os.PathLike[str]) -> Plan:
     """
     try:
         data = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
         raise RecipeError("the plan cannot be read", where=str(path), because=str(error)) from error
     return from_json(data)

@@ -108,6 +108,8 @@ def replayed(plan: Plan, analysis: Analysis, model_sha256: str, name: str) -> Pl
             because=f"it names sha256 {plan.model_sha256[:12]}…, the model has {model_sha256[:12]}…",
         )
     widths = {group.name: group.width for group in analysis.groups}
+    if len({step.group for step in plan.steps}) != len(plan.steps):
+        raise RecipeError("the plan names a group twice", where=name)
     for step in plan.steps:
         if step.group not in widths:
             raise RecipeError("the plan names a group the model lacks", where=step.group, hint="make the plan again")

@@ -72,20 +72,54 @@ def _patch_concat(
     surgery: Surgery, node: ir.Node, target: list[int], before: tuple[int, ...], expected: tuple[int, ...]
 ) -> bool:
     """Replace just those pieces of a concatenated target that name a changed width; the rest stays computed."""
-    value = node.inputs[1]
-    producer = None if value is None else value.producer()
-    if producer is None or producer.op_type != "Concat" or value is None or len(value.uses()) != 1:
+    concat = _own_concat(surgery, node, 1)
+    if concat is None:
         return False
-    sizes = [surgery.shadow.shape(piece) for piece in producer.inputs]
+    sizes = [surgery.shadow.shape(piece) for piece in concat.inputs]
     if any(size != (1,) for size in sizes) or len(sizes) != len(target):
         return False
     for index, size in enumerate(target):
         if before[index] != expected[index] and size > 0:
-            constant = surgery.add_constant(f"{node.outputs[0].name}.size{index}", np.asarray([size], np.int64))
-            producer.replace_input_with(index, constant)
-    surgery.shadow.visit(producer)
+            # A computed piece may hold free sizes beside the width (channels * height * width): leave it to the rest.
+            is_number = surgery.shadow[concat.inputs[index]].is_static
+            piece = size if is_number or -1 in target else -1
+            constant = surgery.add_constant(f"{node.outputs[0].name}.size{index}", np.asarray([piece], np.int64))
+            concat.replace_input_with(index, constant)
+    surgery.shadow.visit(concat)
     surgery.shadow.visit(node)
     return surgery.shadow.shape(node.outputs[0]) == expected
+
+
+def _own_concat(surgery: Surgery, node: ir.Node, index: int) -> ir.Node | None:
+    """Concat behind an input of a node, copied first if others read it too; None if no Concat is there."""
+    value = node.inputs[index]
+    producer = None if value is None else value.producer()
+    if value is None or producer is None or producer.op_type != "Concat":
+        return None
+    if len(value.uses()) == 1 and not value.is_graph_output():
+        return producer
+    twin = ir.Node("", "Concat", producer.inputs, producer.attributes.values())
+    twin.outputs[0].name = surgery.fresh_name(f"{node.outputs[0].name}.target")
+    surgery.model.graph.insert_before(node, twin)
+    node.replace_input_with(index, twin.outputs[0])
+    surgery.shadow.visit(twin)
+    return twin
+
+
+def tile(surgery: Surgery, original: ir.Node, node: ir.Node) -> None:
+    """Tile: one channel is repeated as often as channels are left."""
+    before, after = surgery.analysis.shadow.shape(_data(original)), surgery.analysis.shadow.shape(original.outputs[0])
+    expected = surgery.expected_shape(original.outputs[0])
+    repeats = surgery.analysis.shadow[input_at(original, 1)].value
+    if before is None or after is None or expected is None or repeats is None:
+        return
+    new = [
+        expected[axis] if size == 1 and after[axis] != expected[axis] else int(repeats[axis])
+        for axis, size in enumerate(before)
+    ]
+    surgery.shadow.visit(node)
+    if surgery.shadow.shape(node.outputs[0]) != expected:
+        surgery.set_constant_input(node, 1, np.asarray(new, np.int64), "repeats")
 
 
 def split(surgery: Surgery, original: ir.Node, node: ir.Node) -> None:
@@ -179,8 +213,6 @@ def gather(surgery: Surgery, original: ir.Node, node: ir.Node) -> None:
     kept = surgery.kept_positions(data, axis)
     wanted = np.asarray(indices, np.int64) % size
     stays = np.isin(wanted, kept)
-    if wanted.ndim > 1 and not stays.all():
-        raise VerificationError("a table of channel indices became ragged", where=original.name or "")
     new = np.searchsorted(kept, wanted[stays] if wanted.ndim else wanted)
     surgery.set_constant_input(node, 1, np.asarray(new, np.int64), "channels")
 
@@ -222,21 +254,35 @@ def resize(surgery: Surgery, original: ir.Node, node: ir.Node) -> None:
 
 
 def _patch_sizes(surgery: Surgery, node: ir.Node, before: tuple[int, ...], expected: tuple[int, ...]) -> bool:
-    """Computed sizes keep their spatial part: only the leading run of a Concat that holds channels is replaced."""
-    value = node.inputs[3]
-    producer = None if value is None else value.producer()
-    if producer is None or producer.op_type != "Concat" or value is None or len(value.uses()) != 1:
+    """Computed sizes keep their spatial part: only the pieces of a Concat that hold a changed width are replaced."""
+    concat = _own_concat(surgery, node, 3)
+    if concat is None:
         return False
     start = 0
-    for index, piece in enumerate(producer.inputs):
+    for index, piece in enumerate(concat.inputs):
         length = (surgery.shadow.shape(piece) or (0,))[0]
         run = slice(start, start + length)
         if before[run] != expected[run]:
-            constant = surgery.add_constant(f"{node.outputs[0].name}.sizes{index}", np.asarray(expected[run], np.int64))
-            producer.replace_input_with(index, constant)
+            concat.replace_input_with(index, _patched_piece(surgery, concat, piece, before[run], expected[run]))
         start += length
-    surgery.shadow.visit(producer)
+    surgery.shadow.visit(concat)
     return True
+
+
+def _patched_piece(
+    surgery: Surgery, concat: ir.Node, piece: ir.Value | None, before: tuple[int, ...], expected: tuple[int, ...]
+) -> ir.Value:
+    """A run of sizes with the changed widths written in: Where keeps what is computed, the batch among it."""
+    name = f"{concat.outputs[0].name}.widths"
+    numbers = surgery.add_constant(name, np.asarray(expected, np.int64))
+    changed = np.asarray([a != b for a, b in zip(before, expected, strict=True)])
+    if changed.all() or piece is None:
+        return numbers
+    where = ir.Node("", "Where", [surgery.add_constant(f"{name}.changed", changed), numbers, piece])
+    where.outputs[0].name = surgery.fresh_name(f"{name}.patched")
+    surgery.model.graph.insert_before(concat, where)
+    surgery.shadow.visit(where)
+    return where.outputs[0]
 
 
 def _data(node: ir.Node) -> ir.Value:
@@ -251,6 +297,7 @@ RESIZERS: dict[str, Resizer] = {
     "ConvTranspose": conv,
     "Reshape": reshape,
     "Expand": reshape,
+    "Tile": tile,
     "Split": split,
     "Slice": slice_,
     "Gather": gather,

@@ -7,7 +7,7 @@ by node) and constant folding (onnx's reference operators) together; each feeds 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -78,7 +78,11 @@ def input_shapes(model: ir.Model, given: Mapping[str, tuple[int, ...]] | None = 
         name = value.name or ""
         declared = _declared(value)
         chosen = given.pop(name, None)
-        shapes[name] = _fill(declared) if chosen is None else _checked(name, declared, chosen)
+        if chosen is None and declared is None:
+            raise RecipeError(
+                "the model does not say the shape of an input", where=name, hint=f"--input-shapes {name}:1x3x224x224"
+            )
+        shapes[name] = _fill(declared or ()) if chosen is None else _checked(name, declared, chosen)
     if given:
         known = ", ".join(shapes)
         raise RecipeError("no such model input", where=next(iter(given)), hint=f"the inputs are: {known}")
@@ -96,9 +100,7 @@ def _declared(value: ir.Value) -> list[int | None] | None:
     return [int(dim) if isinstance(dim, int) and dim > 0 else None for dim in value.shape]
 
 
-def _fill(declared: list[int | None] | None) -> tuple[int, ...]:
-    if declared is None:
-        return ()
+def _fill(declared: Sequence[int | None]) -> tuple[int, ...]:
     is_image = len(declared) in (4, 5)
     fallback = [1] + [DEFAULT_SPATIAL if is_image and axis >= 2 else DEFAULT_SEQUENCE for axis in range(1, len(declared))]
     return tuple(dim if dim is not None else fallback[axis] for axis, dim in enumerate(declared))
@@ -176,10 +178,13 @@ class Shadow:
             return None
         from onnx.reference import ReferenceEvaluator
 
-        proto = ir.to_proto(node)
         feeds: dict[str, Any] = {value.name or "": self[value].value for value in node.inputs if value is not None}
+        # A bare node would be run by the newest operator version, whatever the model's opset; a graph is not.
+        infos = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.UNDEFINED, None) for name in feeds]
+        outputs = [onnx.helper.make_empty_tensor_value_info(value.name or "") for value in node.outputs]
+        graph = onnx.helper.make_graph([ir.to_proto(node)], "fold", infos, outputs)
         try:
-            results = ReferenceEvaluator(proto, opsets=self.opsets).run(None, feeds)
+            results = ReferenceEvaluator(graph, opsets=self.opsets).run(None, feeds)
         except Exception:  # the reference lacks some operators and types; then only the shape is inferred
             return None
         if any(not isinstance(result, np.ndarray | np.generic) or np.size(result) > FOLD_LIMIT for result in results):

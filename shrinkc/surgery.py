@@ -79,14 +79,19 @@ class Surgery:
             return np.arange(shape[axis])
         return np.flatnonzero(kept.any(axis=tuple(other for other in range(kept.ndim) if other != axis)))
 
+    def fresh_name(self, stem: str) -> str:
+        """Name that no value of the copy has yet: ``stem``, or with a number."""
+        unique, number = stem, 1
+        while unique in self.taken:
+            number += 1
+            unique = f"{stem}{number}"
+        self.taken.add(unique)
+        return unique
+
     def add_constant(self, name: str, array: np.ndarray) -> ir.Value:
         """Register a new initializer in the copy and in its shadow."""
         graph = self.model.graph
-        unique, number = name, 1
-        while unique in self.taken:
-            number += 1
-            unique = f"{name}{number}"
-        self.taken.add(unique)
+        unique = self.fresh_name(name)
         tensor = ir.tensor(array, name=unique)
         value = ir.Value(
             name=unique, type=ir.TensorType(tensor.dtype), shape=ir.Shape(tensor.shape.numpy()), const_value=tensor
@@ -286,10 +291,11 @@ SIZE_INPUTS = {
 
 
 def _keep_computed_scalars(surgery: Surgery, original: ir.Node, node: ir.Node) -> None:
-    """Pin numbers that were computed from a width and are used as numbers, such as the divisor of a mean.
+    """Undo the change of numbers that were computed from a width and are used as numbers, such as the divisor of a mean.
 
-    The removal is defined as zeroing channels, and zeroing does not change a divisor.  Only nodes that mix such a number
-    with data are looked at; arithmetic on shapes goes on following the new widths.
+    The removal is defined as zeroing channels, and zeroing does not change a divisor.  A float is multiplied back, so that
+    what it owes to other, free sizes goes on following them; an integer is pinned.  Only nodes that mix such a number with
+    data are looked at; arithmetic on shapes goes on following the new widths.
     """
     if surgery.analysis.shadow[original.outputs[0]].value is not None or original.domain not in ("", "ai.onnx"):
         return
@@ -300,7 +306,19 @@ def _keep_computed_scalars(surgery: Surgery, original: ir.Node, node: ir.Node) -
         if before.is_static or before.value is None or after.value is None:
             continue
         if before.value.shape == after.value.shape and not np.array_equal(before.value, after.value):
-            node.replace_input_with(index, surgery.add_constant(f"{node.outputs[0].name}.input{index}", before.value))
+            node.replace_input_with(index, _restored(surgery, node, index, before.value, after.value))
+
+
+def _restored(surgery: Surgery, node: ir.Node, index: int, before: np.ndarray, after: np.ndarray) -> ir.Value:
+    name = f"{node.outputs[0].name}.input{index}"
+    if before.dtype.kind != "f" or not (np.isfinite(before).all() and np.isfinite(after).all() and after.all()):
+        return surgery.add_constant(name, before)
+    factor = surgery.add_constant(f"{name}.factor", np.asarray(before / after, before.dtype))
+    multiply = ir.Node("", "Mul", [node.inputs[index], factor])
+    multiply.outputs[0].name = surgery.fresh_name(name)
+    surgery.model.graph.insert_before(node, multiply)
+    surgery.shadow.visit(multiply)
+    return multiply.outputs[0]
 
 
 def _fits(surgery: Surgery, original: ir.Node) -> bool:
@@ -308,6 +326,8 @@ def _fits(surgery: Surgery, original: ir.Node) -> bool:
 
 
 def _has_expected_shape(surgery: Surgery, original: ir.Value) -> bool:
+    if surgery.analysis.shadow[original].value is not None:
+        return True  # arithmetic on shapes follows the new widths; its users are what is checked
     expected, actual = surgery.expected_shape(original), surgery.shadow.shape(surgery.values[original])
     return expected is None or actual is None or expected == actual
 

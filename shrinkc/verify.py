@@ -21,7 +21,7 @@ from shrinkc.analysis.constants import is_fill
 from shrinkc.analysis.flow import Mixing
 from shrinkc.analysis.groups import Analysis, BoolArray
 from shrinkc.analysis.labels import Shape
-from shrinkc.api import RunConfig, RuntimeAdapter
+from shrinkc.api import RunConfig, RuntimeAdapter, Session
 from shrinkc.edits import Removal, TensorEdit, tensor_edits
 from shrinkc.errors import BuildError, VerificationError
 from shrinkc.shapes import real_inputs
@@ -167,15 +167,16 @@ def _trials(
     samples: Arrays | None,
 ) -> Iterator[Trial]:
     feeds = _feeds(analysis.model, shapes, seed, samples)
+    _load(runtime, analysis.model, "the original")
     for weights, draw in (("real", _as_is), ("redrawn", _redraw(seed))):
+        dense = _load(runtime, _with_tensors(analysis, is_kept, shapes, draw).model, "the original")
         candidate = _load(runtime, _redrawn(pruned, edits, draw), "the pruned model")
         masked = _load(runtime, masked_original(analysis, is_kept, shapes, draw), "the masked original")
-        dense = _load(runtime, _with_tensors(analysis, is_kept, shapes, draw).model, "the original")
-        for label, feed in feeds:
-            reference = _run(masked, feed, "the masked original", label)
+        for label, feed in [*feeds, *_at_other_sizes(analysis.model, shapes, dense, seed)]:
+            untouched = _run(dense, feed, "the original", label)
             actual = _run(candidate, feed, "the pruned model", label)
-            error, where = _distance(reference, actual)
-            effect, _ = _distance(_run(dense, feed, "the original", label), actual)
+            error, where = _distance(_run(masked, feed, "the masked original", label), actual)
+            effect, _ = _distance(untouched, actual)
             if not error <= 1:
                 raise VerificationError(
                     "the pruned model does not equal the masked original",
@@ -186,7 +187,7 @@ def _trials(
             yield Trial(weights, label, float(error), float(effect))
 
 
-def _load(runtime: RuntimeAdapter, model: ir.Model, what: str) -> Any:
+def _load(runtime: RuntimeAdapter, model: ir.Model, what: str) -> Session:
     try:
         return runtime.load(shrinkc_ir.loadable(model), RunConfig(threads=0))
     except BuildError as error:
@@ -195,7 +196,7 @@ def _load(runtime: RuntimeAdapter, model: ir.Model, what: str) -> Any:
         ) from error
 
 
-def _run(session: Any, feed: Arrays, what: str, label: str) -> dict[str, np.ndarray]:
+def _run(session: Session, feed: Arrays, what: str, label: str) -> dict[str, np.ndarray]:
     try:
         outputs: dict[str, np.ndarray] = session.run(feed)
     except Exception as error:  # runtimes raise their own types
@@ -214,6 +215,29 @@ def _feeds(model: ir.Model, shapes: Mapping[str, Shape], seed: int, samples: Arr
     if samples is not None:
         feeds.append(("data", samples))
     return feeds
+
+
+def _at_other_sizes(model: ir.Model, shapes: Mapping[str, Shape], dense: Session, seed: int) -> list[tuple[str, Arrays]]:
+    """A feed with every free size but the batch enlarged, if the original runs there: no size may have been frozen."""
+    larger = {name: _enlarged(value, shapes[name]) for name, value in _named_inputs(model)}
+    if all(larger[name] == shapes[name] for name in larger):
+        return []
+    generator = np.random.default_rng(seed)
+    feed = {name: random_input(value, larger[name], generator) for name, value in _named_inputs(model)}
+    try:
+        dense.run(feed)
+    except Exception:  # many models only accept some sizes; then there is nothing to compare
+        return []
+    return [("random, larger sizes", feed)]
+
+
+def _enlarged(value: ir.Value, shape: Shape) -> Shape:
+    step = 32 if len(shape) >= 4 else 8  # images mostly want multiples of 32
+    declared = list(value.shape or shape)
+    return tuple(
+        size + step if axis and not (isinstance(dim, int) and dim > 0) else size
+        for axis, (size, dim) in enumerate(zip(shape, declared, strict=True))
+    )
 
 
 def _named_inputs(model: ir.Model) -> list[tuple[str, ir.Value]]:

@@ -131,7 +131,10 @@ class Flow:
     def channels(self, value: ir.Value | None, axis: int) -> Labels:
         """Labels along one axis as a vector; labels that vary along other axes are tied across them."""
         labels = self.labels_of(value)
-        for other in labelled_axes(labels):
+        carried = labelled_axes(labels)
+        if carried and axis % labels.ndim not in carried:
+            raise Blocked(f"channels lie on axis {carried[0]}, which it does not treat as channels")
+        for other in carried:
             if other != axis % labels.ndim:
                 first = labels.take([0], other)
                 self.space.tie(labels, first)
@@ -149,7 +152,10 @@ class Flow:
 
     def attach(self, node: ir.Node, input_index: int, axis: int, labels: Labels, role: Role) -> None:
         """Tie an axis of a constant input to channels."""
-        if input_at(node, input_index) is not None:
+        value = input_at(node, input_index)
+        if value is not None:
+            if self.shape(value)[axis] != len(labels):
+                raise Blocked(f"input {input_index} has {self.shape(value)[axis]} entries for {len(labels)} channels")
             self.attachments.append(Attachment(node, input_index, axis, np.asarray(labels), role))
 
     def follow(self, node: ir.Node, input_index: int, labels: Labels, role: Role = Role.FOLLOWS) -> None:
@@ -166,6 +172,15 @@ class Flow:
                 self.space.tie(labels, first)
                 labels = first
         self.attach(node, input_index, main - offset, labels.reshape(-1), role)
+
+    def mark(self) -> tuple[int, ...]:
+        """State to go back to if a rule gives up half-way; ties stay, they only make groups larger."""
+        return len(self.attachments), len(self.balances), len(self.mixings), len(self.work)
+
+    def roll_back(self, mark: tuple[int, ...]) -> None:
+        """Forget what was noted since ``mark``."""
+        for notes, length in zip((self.attachments, self.balances, self.mixings, self.work), mark, strict=True):
+            del notes[length:]  # type: ignore[attr-defined]
 
     def freeze(self, labels: Labels, node: ir.Node | None, reason: str) -> None:
         """Keep the channels of ``labels`` whole, and say why."""
@@ -261,7 +276,13 @@ def _visit(flow: Flow, node: ir.Node, rules: RuleTable) -> None:
     if rule is None:
         flow.block(node, f"no rule for operator {node.domain or 'ai.onnx'}::{node.op_type}")
         return
+    mark = flow.mark()
     try:
         rule(flow, node)
     except Blocked as blocked:
+        flow.roll_back(mark)
         flow.block(node, str(blocked))
+    except (ValueError, IndexError, TypeError, KeyError, ZeroDivisionError) as error:
+        # Attributes, ranks or widths that contradict each other: nothing here can be trusted.
+        flow.roll_back(mark)
+        flow.block(node, f"the node is malformed ({type(error).__name__}: {error})")

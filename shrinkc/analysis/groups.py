@@ -5,7 +5,7 @@ from __future__ import annotations
 import fnmatch
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -116,6 +116,7 @@ class Analysis:
     shuffles: list[Shuffle]
     balances: list[Labels]
     frozen: dict[int, Blocker]
+    untraced: list[Attachment] = field(default_factory=list)
     refusals: list[Refusal] = field(default_factory=list)
 
     @property
@@ -184,7 +185,7 @@ def analyse(
         A pattern matches nothing.
     """
     flow = walk(model.graph, Shadow.of(model, shapes), rules)
-    cuts = _stored(flow)
+    cuts, untraced = _stored(flow)
     shuffles = resolve_grids(flow, model.graph)
     classes = flow.space.classes()
     frozen = _frozen(flow, classes)
@@ -196,19 +197,22 @@ def analyse(
     mixed = _mixed_classes(flow, classes)
     groups = _form_groups(class_cuts, balances, mixed, frozen)
     groups = _select(groups, exclude, include, frozen)
-    analysis = Analysis(model, flow, classes, class_cuts, groups, shuffles, balances, frozen)
+    analysis = Analysis(model, flow, classes, class_cuts, groups, shuffles, balances, frozen, untraced)
     analysis.refusals = _refusals(analysis)
     return analysis
 
 
-def _stored(flow: Flow) -> list[tuple[Cut, Attachment]]:
+def _stored(flow: Flow) -> tuple[list[tuple[Cut, Attachment]], list[Attachment]]:
+    """Cuts of stored tensors, and the attachments that could not be traced to any."""
     cuts: list[tuple[Cut, Attachment]] = []
+    untraced: list[Attachment] = []
     seen: dict[tuple[Use, int], Labels] = {}
     for attachment in flow.attachments:
         try:
             found = stored_cuts(flow.shadow, flow.space, attachment)
         except Blocked as blocked:
             flow.freeze(attachment.labels, attachment.node, str(blocked))
+            untraced.append(attachment)
             continue
         for cut in found:
             cuts.append((cut, attachment))
@@ -216,7 +220,7 @@ def _stored(flow: Flow) -> list[tuple[Cut, Attachment]]:
             earlier = seen.setdefault((cut.use, cut.axis), cut.labels)
             both = (earlier != UNTOUCHED) & (cut.labels != UNTOUCHED)
             flow.space.tie(earlier[both], cut.labels[both])
-    return cuts
+    return cuts, untraced
 
 
 def _to_classes(labels: Labels, classes: Labels) -> Labels:
@@ -346,19 +350,26 @@ def _refusals(analysis: Analysis) -> list[Refusal]:
     owned = {int(index) for group in analysis.groups for index in group.classes}
     macs = {work.node: work.macs for work in analysis.flow.work}
     totals: dict[Blocker, list[int]] = defaultdict(lambda: [0, 0, 0])
-    for cut in analysis.cuts:
-        if cut.role is not Role.PRODUCES:
-            continue
-        elements = math.prod(analysis.flow.shape(cut.use.tensor))
-        for index in cut.classes.tolist():
-            if index in owned:
-                continue
-            total = totals[analysis.frozen.get(index, NO_PRODUCER)]
-            total[0] += 1
-            total[1] += macs.get(cut.reader, 0) // len(cut.classes)
-            total[2] += elements // len(cut.classes)
+    for node, elements, classes in _producers(analysis):
+        for index in classes.tolist():
+            if index not in owned:
+                total = totals[analysis.frozen.get(index, NO_PRODUCER)]
+                total[0] += 1
+                total[1] += macs.get(node, 0) // len(classes)
+                total[2] += elements // len(classes)
     refusals = [Refusal(blocker, *numbers) for blocker, numbers in totals.items()]
     return sorted(refusals, key=lambda refusal: -refusal.parameters)
+
+
+def _producers(analysis: Analysis) -> Iterator[tuple[ir.Node, int, Labels]]:
+    """(node, elements of its weight, classes it produces) of every producer, traced or not."""
+    for cut in analysis.cuts:
+        if cut.role is Role.PRODUCES:
+            yield cut.reader, math.prod(analysis.flow.shape(cut.use.tensor)), cut.classes
+    for attachment in analysis.untraced:
+        if attachment.role is Role.PRODUCES:
+            weight = attachment.node.inputs[attachment.input_index]
+            yield attachment.node, math.prod(analysis.flow.shape(weight)), analysis.classes[attachment.labels]
 
 
 def stored_tensors(model: ir.Model) -> list[ir.Value]:

@@ -13,7 +13,7 @@ import numpy as np
 import onnx_ir as ir
 
 from shrinkc.analysis.flow import Flow
-from shrinkc.analysis.labels import Labels, along, labelled_axes
+from shrinkc.analysis.labels import Labels, along, compress, labelled_axes
 from shrinkc.analysis.node_moves import MOVES, REARRANGEMENTS
 
 
@@ -36,8 +36,10 @@ def resolve_grids(flow: Flow, graph: ir.Graph) -> list[Shuffle]:
     """Find the shuffles of a graph; tie the labels of every other value that spans two axes into a rectangle."""
     shuffles = [shuffle for node in graph if (shuffle := _shuffle_from(flow, node)) is not None]
     free = {value for shuffle in shuffles for value in shuffle.inner}
-    for value, labels in flow.labels.items():
-        if len(labelled_axes(labels)) > 1 and value not in free:
+    grids = [labels for value, labels in flow.labels.items() if len(labelled_axes(labels)) > 1 and value not in free]
+    for labels in grids:
+        classes = flow.space.classes()  # a tie made for one grid may have settled the next
+        if len(labelled_axes(compress(classes[labels]))) > 1:
             flow.make_rectangular(labels)
     return shuffles
 

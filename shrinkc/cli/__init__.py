@@ -15,7 +15,7 @@ from shrinkc.cli.compress import compress
 from shrinkc.cli.inspect import inspect
 from shrinkc.errors import ShrinkcError
 
-INTERNAL_ERROR, INTERRUPTED = 70, 130
+UNUSABLE_FILE, INTERNAL_ERROR, INTERRUPTED = 2, 70, 130
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -47,8 +47,13 @@ def _run() -> int:
     except click.ClickException as error:
         error.show()
         return error.exit_code
+    except OSError as error:
+        if is_debug:
+            traceback.print_exc()
+        click.echo(f"error: a file cannot be read or written\n  at: {error.filename}\n  because: {error.strerror}", err=True)
+        return UNUSABLE_FILE
     except (KeyboardInterrupt, click.Abort):
-        click.echo("interrupted; nothing half-written was left", err=True)
+        click.echo("interrupted; no file is half-written", err=True)
         return INTERRUPTED
     except Exception as error:
         if is_debug:

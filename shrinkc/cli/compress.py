@@ -49,7 +49,7 @@ PLANNING_WITH_A_PLAN = tuple(name for name in PLANNING if name != "target")
 @click.option("--no-verify", is_flag=True, help="Skip the proof.")
 @click.option("--no-latency", is_flag=True, help="Skip the latency measurement.")
 @click.option("--threads", type=click.IntRange(1), help="Threads of the latency measurement.  [default: 1]")
-@click.option("--seed", type=int, help="Of random inputs and weights of the proof.  [default: 0]")
+@click.option("--seed", type=click.IntRange(0), help="Of random inputs and weights of the proof.  [default: 0]")
 @click.option("--dry-run", is_flag=True, help="Write the resolved recipe and the plan, change nothing else.")
 @output_options
 def compress(

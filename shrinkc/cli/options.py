@@ -74,4 +74,7 @@ def progress_for(is_quiet: bool, is_verbose: bool) -> Progress:
 
 def shapes_of(pairs: tuple[tuple[str, tuple[int, ...]], ...]) -> dict[str, tuple[int, ...]] | None:
     """Shapes by input name, None if none was given."""
+    names = [name for name, _ in pairs]
+    if len(set(names)) != len(names):
+        raise click.UsageError("--input-shapes names an input twice")
     return dict(pairs) or None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -70,7 +70,37 @@ def load(path: str | os.PathLike[str], model: ir.Model) -> Data:
     return data
 
 
+def check_labels(data: Data, outputs: Sequence[tuple[int, ...] | None]) -> None:
+    """Refuse labels that belong to no output; ``outputs`` are shapes, None where unknown.
+
+    Raises
+    ------
+    CalibrationError
+        No output has the shape (samples, classes) with a class for every label.
+    """
+    if data.labels is None or any(shape is None for shape in outputs):
+        return
+    largest = int(data.labels.max())
+    if not any(shape is not None and len(shape) == 2 and shape[1] > largest for shape in outputs):
+        shapes = [list(shape or ()) for shape in outputs]
+        raise CalibrationError(
+            "the labels fit no output", where=f"{data.source}: {LABELS}", because=f"labels up to {largest}, outputs {shapes}"
+        )
+
+
+def _check_label_array(labels: np.ndarray, source: str) -> None:
+    if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer) or (labels.size and labels.min() < 0):
+        raise CalibrationError(
+            "labels must be class numbers",
+            where=f"{source}: {LABELS}",
+            because=f"expected whole numbers from 0, shape [samples]; found {labels.dtype}, shape {list(labels.shape)}",
+            hint="turn one-hot rows into numbers with argmax(1)",
+        )
+
+
 def _check(data: Data, model: ir.Model) -> None:
+    if data.labels is not None:
+        _check_label_array(data.labels, data.source)
     expected = {value.name or "": value for value in real_inputs(model)}
     if data.inputs.keys() != expected.keys():
         raise CalibrationError(

@@ -127,6 +127,34 @@ def test_external_data_is_pruned_like_any_other(tmp_path: Path) -> None:
     assert report.before.size_bytes == path.stat().st_size + (tmp_path / "weights.bin").stat().st_size
 
 
+def test_a_tensor_that_stays_external_in_memory_is_inside_the_result(tmp_path: Path) -> None:
+    """The last bias is not cut, so it still lies in the original's file when the result is written elsewhere."""
+    path = external(tmp_path, "weights.bin")
+    model = onnx.load(str(path), load_external_data=False)
+    onnx.save(TOPOLOGIES["chain"]().model(), str(path), save_as_external_data=True, location="all.bin", size_threshold=0)
+    assert len(model.graph.initializer)
+    output = tmp_path / "elsewhere" / "out.onnx"
+    shrinkc.compress(path, output=output, prune_ratio=0.5, round_to=1)
+    assert not any(tensor.external_data for tensor in onnx.load(str(output), load_external_data=False).graph.initializer)
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda t: setattr(t, "raw_data", t.raw_data[:-4]), "does not fill"),
+        (lambda t: setattr(t, "raw_data", t.raw_data + b"1234"), "does not fill"),
+        (lambda t: t.ClearField("raw_data"), "holds no data"),
+        (lambda t: t.dims.__setitem__(0, -1), "negative"),
+        (lambda t: setattr(t, "data_type", 99), "malformed"),
+    ],
+)
+def test_a_tensor_must_fill_its_shape(damage: Callable[..., None], message: str, saved: Save) -> None:
+    model = TOPOLOGIES["chain"]().model()
+    damage(model.graph.initializer[0])
+    with pytest.raises(ModelLoadError, match=message):
+        shrinkc_ir.load(saved(model))
+
+
 def test_a_large_single_file_is_spilled_and_the_spill_goes_again(
     saved: Save, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -18,6 +18,27 @@ def single_move(flow: Flow, node: ir.Node) -> None:
     flow.assign(node.outputs[0], MOVES[node.op_type](flow.shadow, node, labels))
 
 
+def gather(flow: Flow, node: ir.Node) -> None:
+    """Gather; a table of channel indices would become ragged, so only a list of them may thin out."""
+    labels = flow.labels_of(node.inputs[0])
+    axis = int_of(node, "axis", 0) % labels.ndim
+    if axis in labelled_axes(labels) and len(flow.shape(node.inputs[1])) > 1:
+        raise Blocked("channels are gathered through a table of indices")
+    single_move(flow, node)
+
+
+def spread(flow: Flow, node: ir.Node) -> None:
+    """Expand and Tile; one channel repeated over the channel axis gives channels that can go one by one."""
+    labels = flow.labels_of(node.inputs[0])
+    before, after = flow.shape(node.inputs[0]), flow.shape(node.outputs[0])
+    moved = MOVES[node.op_type](flow.shadow, node, labels)
+    before = (1,) * (len(after) - len(before)) + before
+    if len(after) >= 3 and before[1] == 1 and after[1] > 1 and moved.shape[1] == 1:
+        flow.freeze(labels, node, "it is broadcast over channels")
+        moved = flow.space.fresh(after[1]).reshape([after[1] if axis == 1 else 1 for axis in range(len(after))])
+    flow.assign(node.outputs[0], moved)
+
+
 def concat(flow: Flow, node: ir.Node) -> None:
     """Concat; constant parts get channels of their own along the axis and follow the others along the rest."""
     rank = len(flow.shape(node.outputs[0]))
@@ -117,6 +138,9 @@ def space_to_depth(flow: Flow, node: ir.Node) -> None:
 
 RULES: RuleTable = {
     **{("", op): single_move for op in MOVES},
+    ("", "Gather"): gather,
+    ("", "Expand"): spread,
+    ("", "Tile"): spread,
     ("", "Concat"): concat,
     ("", "Split"): split,
     ("", "Pad"): pad,

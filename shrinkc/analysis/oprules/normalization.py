@@ -26,6 +26,8 @@ def _per_channel(flow: Flow, node: ir.Node, last: int) -> None:
     for index in range(2, last + 1):
         flow.attach(node, index, 0, channels, Role.FOLLOWS)
     flow.assign_channels(node.outputs[0], channels, 1)
+    for statistics in node.outputs[1:]:  # of a BatchNormalization in training mode
+        flow.assign_channels(statistics, channels, 0)
 
 
 def layer_normalization(flow: Flow, node: ir.Node) -> None:

@@ -38,9 +38,12 @@ def reduce(flow: Flow, node: ir.Node) -> None:
     labels = flow.labels_of(node.inputs[0])
     axes = [axis % labels.ndim for axis in setting(flow.shadow, node, 1, "axes") or _default_axes(node, labels.ndim)]
     carried = labelled_axes(labels)
-    if any(axis in axes for axis in carried):
-        if any(axis not in axes for axis in carried):
-            raise Blocked("it reduces one of two axes that carry channels")
+    if any(axis not in axes for axis in carried):
+        for axis in axes:  # of two axes that carry channels one is summed up: what is summed goes together
+            first = labels.take([0], axis)
+            flow.space.tie(labels, first)
+            labels = first
+    elif carried:
         flow.mix(node, 0, axes, keeps_axis=False)
         labels = uniform(int(flow.space.fresh(1)[0]), labels.ndim)
     if not int_of(node, "keepdims", 1):
