@@ -24,7 +24,7 @@ from shrinkc.analysis.labels import Shape
 from shrinkc.api import RunConfig, RuntimeAdapter, Session
 from shrinkc.edits import Removal, TensorEdit, tensor_edits
 from shrinkc.errors import BuildError, VerificationError
-from shrinkc.shapes import real_inputs
+from shrinkc.shapes import Shadow, real_inputs
 from shrinkc.surgery import Surgery, open_copy
 
 RELATIVE, ABSOLUTE = 1e-3, 1e-3
@@ -172,7 +172,7 @@ def _trials(
         dense = _load(runtime, _with_tensors(analysis, is_kept, shapes, draw).model, "the original")
         candidate = _load(runtime, _redrawn(pruned, edits, draw), "the pruned model")
         masked = _load(runtime, masked_original(analysis, is_kept, shapes, draw), "the masked original")
-        for label, feed in [*feeds, *_at_other_sizes(analysis.model, shapes, dense, seed)]:
+        for label, feed in [*feeds, *_at_other_sizes(analysis, is_kept, shapes, dense, seed)]:
             untouched = _run(dense, feed, "the original", label)
             actual = _run(candidate, feed, "the pruned model", label)
             error, where = _distance(_run(masked, feed, "the masked original", label), actual)
@@ -217,10 +217,13 @@ def _feeds(model: ir.Model, shapes: Mapping[str, Shape], seed: int, samples: Arr
     return feeds
 
 
-def _at_other_sizes(model: ir.Model, shapes: Mapping[str, Shape], dense: Session, seed: int) -> list[tuple[str, Arrays]]:
+def _at_other_sizes(
+    analysis: Analysis, is_kept: BoolArray, shapes: Mapping[str, Shape], dense: Session, seed: int
+) -> list[tuple[str, Arrays]]:
     """A feed with every free size but the batch enlarged, if the original runs there: no size may have been frozen."""
+    model = analysis.model
     larger = {name: _enlarged(value, shapes[name]) for name, value in _named_inputs(model)}
-    if all(larger[name] == shapes[name] for name in larger):
+    if all(larger[name] == shapes[name] for name in larger) or _mixes_sizes(analysis, is_kept, larger):
         return []
     generator = np.random.default_rng(seed)
     feed = {name: random_input(value, larger[name], generator) for name, value in _named_inputs(model)}
@@ -229,6 +232,18 @@ def _at_other_sizes(model: ir.Model, shapes: Mapping[str, Shape], dense: Session
     except Exception:  # many models only accept some sizes; then there is nothing to compare
         return []
     return [("random, larger sizes", feed)]
+
+
+def _mixes_sizes(analysis: Analysis, is_kept: BoolArray, larger: Mapping[str, Shape]) -> bool:
+    """Whether channels are mixed along an axis that also holds free sizes: the masked original fits one size only."""
+    active = [mixing for mixing, classes in analysis.mixings() if not is_kept[classes].all()]
+    if not active:
+        return False
+    shadow = Shadow.of(analysis.model, larger)
+    data = [(mixing.node.inputs[mixing.input_index], mixing.axis) for mixing in active]
+    return any(
+        (shadow.shape(value) or ())[axis:][:1] != (analysis.shadow.shape(value) or ())[axis:][:1] for value, axis in data
+    )
 
 
 def _enlarged(value: ir.Value, shape: Shape) -> Shape:

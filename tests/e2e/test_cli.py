@@ -92,6 +92,13 @@ def test_jetson_says_plainly_that_no_engine_was_built(saved: Save, tmp_path: Pat
         (["compress", "model.onnx", "--criterion", "guess"], 2, ["no criteria of that name", "l1, l2"]),
         (["compress", "model.onnx", "--exclude", "ghost*"], 2, ["matches no group", "ghost*"]),
         (["compress", "model.onnx", "--round-to", "0"], 2, ["at least 1"]),
+        (["compress", "model.onnx", "--seed", "-1"], 2, ["--seed"]),
+        (["compress", "model.onnx", "--save-plan", "model.onnx"], 2, ["overwrite a file that is read"]),
+        (["compress", "model.onnx", "--save-plan", "model.shrunk.onnx"], 2, ["this run writes too"]),
+        (["compress", "model.onnx", "--save-plan", "model.shrunk.report.json"], 2, ["this run writes too"]),
+        (["compress", "model.onnx", "--data", "ok.npz", "--save-plan", "ok.npz"], 2, ["overwrite a file that is read"]),
+        (["compress", "model.onnx", "-o", "broken.onnx/out.onnx"], 2, ["cannot be written there"]),
+        (["compress", "model.onnx", "--input-shapes", "x:1x3x8x8", "--input-shapes", "x:1x3x9x9"], 2, ["twice"]),
         (["compress", "model.onnx", "--input-shapes", "x=3"], 2, ["is not a shape"]),
         (["compress", "model.onnx", "--input-shapes", "y:1x3x8x8"], 2, ["no such model input", "x"]),
         (["compress", "model.onnx", "--input-shapes", "x:1x4x8x8"], 2, ["contradicts the model"]),
@@ -119,6 +126,7 @@ def test_mistakes_get_their_exit_code_one_message_and_no_file(
     saved(TOPOLOGIES["local_function"](), "frozen.onnx")
     (tmp_path / "broken.onnx").write_bytes(b"\x08\x07garbage")
     np.savez(tmp_path / "wrong.npz", y=np.zeros(3))
+    np.savez(tmp_path / "ok.npz", x=np.zeros((2, 3, 12, 12), np.float32))
     before = files(tmp_path)
     result = run(*arguments, cwd=tmp_path)
     assert result.returncode == code, result.stderr

@@ -534,6 +534,150 @@ def scalar_operands_and_where() -> Net:
     return finish(net, net.op("Where", mask, y, net.conv(x, 3, 8)), 8)
 
 
+def free_sizes(**options: object) -> tuple[Net, str]:
+    net = Net(**options)  # type: ignore[arg-type]
+    return net, net.input("x", ["batch", 3, "height", "width"])
+
+
+def size_of(net: Net, x: str, axis: int) -> str:
+    return str(net.op("Gather", net.op("Shape", x), net.const(np.int64(axis)), axis=0))
+
+
+def dim(net: Net, scalar: str) -> str:
+    """A scalar as a vector of one, as both old and new opsets write it."""
+    return str(net.op("Unsqueeze", scalar, axes=[0]) if net.opset < 13 else net.op("Unsqueeze", scalar, net.ints(0)))
+
+
+@topology
+def shared_reshape_target() -> Net:
+    """torch's dynamo exporter shares one computed target between shuffles: height and width must stay free in both."""
+    net, x = free_sizes()
+    y = net.cbr(x, 3, 8)
+    sizes = [dim(net, size_of(net, y, axis)) for axis in (0, 2, 3)]
+    grid = net.op("Concat", sizes[0], net.ints(2), net.ints(4), sizes[1], sizes[2], axis=0)
+    flat = net.op("Concat", sizes[0], net.ints(8), sizes[1], sizes[2], axis=0)
+    for _ in range(2):
+        turned = net.op("Transpose", net.op("Tanh", net.op("Reshape", y, grid)), perm=[0, 2, 1, 3, 4])
+        y = net.conv(net.op("Reshape", turned, flat), 8, 8)
+    return finish(net, y, 8)
+
+
+@topology
+def mean_over_everything() -> Net:
+    """sum / (channels * height * width): only the width's share of the divisor may be undone."""
+    net, x = free_sizes()
+    y = net.cbr(x, 3, 8)
+    total = net.op("ReduceSum", y, net.ints(1, 2, 3), keepdims=1)
+    count = net.op("Mul", size_of(net, y, 1), net.op("Mul", size_of(net, y, 2), size_of(net, y, 3)))
+    mean = net.op("Div", total, net.op("Cast", count, to=TensorProto.FLOAT))
+    return finish(net, net.conv(net.op("Sub", y, mean), 8, 6), 6)
+
+
+@topology
+def flattened_by_a_computed_product() -> Net:
+    net, x = free_sizes()
+    y = net.cbr(x, 3, 8)
+    pixels = net.op("Mul", size_of(net, y, 2), size_of(net, y, 3))
+    product = net.op("Mul", net.const(np.int64(8)), pixels)
+    flat = net.op("Reshape", y, net.op("Concat", dim(net, size_of(net, y, 0)), dim(net, product), axis=0))
+    total = net.op("Unsqueeze", net.op("ReduceMax", flat, axes=[1], keepdims=1), net.ints(2, 3))
+    return finish(net, net.conv(net.op("Sub", y, total), 8, 6), 6)
+
+
+@topology
+def shared_resize_sizes() -> Net:
+    net, x = free_sizes()
+    high = net.cbr(x, 3, 6)
+    sizes = net.op(
+        "Concat",
+        dim(net, size_of(net, high, 0)),
+        net.ints(8),
+        dim(net, size_of(net, high, 2)),
+        dim(net, size_of(net, high, 3)),
+        axis=0,
+    )
+    ups = [net.op("Resize", net.cbr(x, 3, 8, strides=[2, 2]), "", "", sizes, mode="nearest") for _ in range(2)]
+    return finish(net, net.op("Concat", *ups, high, axis=1), 22)
+
+
+@topology
+def computed_shapes_before_opset_13() -> Net:
+    net, x = free_sizes(opset=11)
+    y = net.cbr(x, 3, 8)
+    target = net.op("Concat", *(dim(net, size_of(net, y, axis)) for axis in (0, 1)), net.ints(-1), axis=0)
+    pooled = net.op("ReduceMean", net.op("Reshape", y, target), axes=[2], keepdims=0)
+    gate = net.op("Unsqueeze", net.op("Gemm", pooled, net.weight(8, 8), net.vector(8)), axes=[2, 3])
+    return finish(net, net.cbr(net.op("Mul", y, net.op("Sigmoid", gate)), 8, 6), 6)
+
+
+@topology
+def expanded_spatial_gate() -> Net:
+    net, x = start()
+    y = net.cbr(x, 3, 8)
+    gate = net.op("Sigmoid", net.conv(y, 8, 1))
+    expanded = net.op("Expand", gate, net.op("Shape", y))
+    tiled = net.op("Tile", net.op("Tanh", gate), net.ints(1, 8, 1, 1))
+    return finish(net, net.cbr(net.op("Add", net.op("Mul", y, expanded), tiled), 8, 6), 6)
+
+
+@topology
+def stacked_branches() -> Net:
+    net, x = start()
+    stacked = net.op("Concat", *(net.op("Unsqueeze", net.cbr(x, 3, 8, k), net.ints(1)) for k in (1, 3)), axis=1)
+    weights = net.op("Softmax", net.op("ReduceMean", stacked, axes=[3, 4], keepdims=1), axis=1)
+    merged = net.op("ReduceSum", net.op("Mul", stacked, weights), net.ints(1), keepdims=0)
+    return finish(net, net.cbr(merged, 8, 6), 6)
+
+
+@topology
+def group_norm_written_out() -> Net:
+    net, x = start()
+    y = net.conv(x, 3, 16)
+    rows = net.op("InstanceNormalization", net.op("Reshape", y, net.ints(0, 4, -1)), net.vector(4), net.vector(4))
+    y = net.op("Reshape", rows, net.op("Shape", y))
+    shape = (16, 1, 1)
+    scale = net.const(net.random.uniform(0.5, 2, shape).astype(np.float32))
+    return finish(net, net.cbr(net.op("Mul", y, scale), 16, 6), 6)
+
+
+@topology
+def statistics_as_outputs() -> Net:
+    net, x = start(opset=15)
+    y = net.conv(x, 3, 8)
+    parts = [net.vector(8), net.vector(8), net.vector(8), net.positive(8)]
+    y, mean, _ = net.op("BatchNormalization", y, *parts, outputs=3, training_mode=1)
+    net.output(mean)
+    return finish(net, net.cbr(net.relu(y), 8, 6), 6)
+
+
+@topology
+def channels_by_range() -> Net:
+    net, x = start()
+    y = net.cbr(x, 3, 8)
+    order = net.op("Range", net.const(np.int64(0)), size_of(net, y, 1), net.const(np.int64(1)))
+    return finish(net, net.cbr(net.op("Gather", y, order, axis=1), 8, 6), 6)
+
+
+@topology
+def convolution_over_channels() -> Net:
+    """Efficient channel attention: a 1-D convolution slides over the channels, so they stay."""
+    net, x = start()
+    y = net.cbr(x, 3, 8)
+    line = net.op("Reshape", net.op("GlobalAveragePool", y), net.ints(0, 1, 8))
+    gate = net.op("Conv", line, net.weight(1, 1, 3), kernel_shape=[3], pads=[1, 1])
+    gate = net.op("Reshape", net.op("Sigmoid", gate), net.ints(0, 8, 1, 1))
+    return finish(net, net.cbr(net.op("Mul", y, gate), 8, 12), 12)
+
+
+@topology
+def one_identity_for_two_readers() -> Net:
+    net, x = start()
+    bias = net.op("Identity", net.vector(8))
+    a = net.op("Conv", x, net.weight(8, 3, 3, 3), bias)
+    b = net.op("Conv", net.relu(a), net.weight(8, 8, 3, 3), bias)
+    return finish(net, b, 8)
+
+
 @topology
 def conv_1d() -> Net:
     net = Net()

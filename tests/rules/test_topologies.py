@@ -21,12 +21,20 @@ REFUSED = {
 }
 NOT_FOR_THE_CHECKER = {"filled_weights"}  # it only knows stored tensors; ours proves these too
 
-ADDED_NUMBERS = {"computed_mean": 1}  # the divisor that was computed from the width is pinned
+ADDED_NUMBERS = {"computed_mean": 1, "mean_over_everything": 1}  # a divisor computed from the width is corrected
 
 RUNNABLE = sorted(TOPOLOGIES.keys() - REFUSED.keys())
 
 # What must be left of the parameters at ratio 0.5, where it can be said exactly: halved on both sides is a quarter.
-MOST_LEFT = {"projection_shortcut": 0.27, "shuffle_units": 0.45, "cascaded_concat": 0.35, "shared_through_identity": 0.35}
+MOST_LEFT = {
+    "statistics_as_outputs": 0.9,
+    "stacked_branches": 0.55,
+    "group_norm_written_out": 0.55,
+    "projection_shortcut": 0.27,
+    "shuffle_units": 0.45,
+    "cascaded_concat": 0.35,
+    "shared_through_identity": 0.35,
+}
 
 
 def parameters(path: Path) -> int:
@@ -50,6 +58,46 @@ def test_half_of_the_channels_go_and_both_judges_agree(name: str, saved: Callabl
             "the predicted number of parameters is the real one"
         )
         assert judge.independent_verdict(original, output, plan) == "pass"
+
+
+FREE_SIZES = [
+    "shared_reshape_target", "mean_over_everything", "flattened_by_a_computed_product", "shared_resize_sizes",
+    "computed_shapes_before_opset_13",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FREE_SIZES)
+@pytest.mark.parametrize("optimize", [False, True])
+def test_free_sizes_stay_free(name: str, optimize: bool, saved: Callable[[Net], Path], tmp_path: Path) -> None:
+    original, output, plan = saved(TOPOLOGIES[name]()), tmp_path / "out.onnx", tmp_path / "plan.json"
+    report = shrinkc.compress(
+        original, output=output, save_plan=plan, prune_ratio=0.5, round_to=1, optimize=optimize, measure_latency=False,
+        input_shapes={"x": (1, 3, 12, 16)},
+    )  # fmt: skip
+    assert report.proof is not None
+    sizes = {trial.inputs for trial in report.proof.trials}
+    assert ("random, larger sizes" in sizes) != (name == "flattened_by_a_computed_product"), "there the proof fits one size"
+    for size in (12, 20, 34):
+        assert judge.independent_verdict(original, output, plan, {"x": (2, 3, size, size + 6)}) == "pass"
+
+
+def test_a_frozen_size_fails_the_proof(saved: Callable[[Net], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from shrinkc import resizing
+
+    monkeypatch.setattr(resizing, "_patch_concat", lambda *_: False)
+    original = saved(TOPOLOGIES["shared_reshape_target"]())
+    with pytest.raises(VerificationError, match="larger sizes"):
+        shrinkc.compress(
+            original, output=tmp_path / "out.onnx", prune_ratio=0.5, round_to=1, input_shapes={"x": (1, 3, 12, 16)}
+        )
+
+
+def test_channels_that_something_slides_over_stay_and_say_why(saved: Callable[[Net], Path], tmp_path: Path) -> None:
+    report = shrinkc.compress(
+        saved(TOPOLOGIES["convolution_over_channels"]()), output=tmp_path / "out.onnx", prune_ratio=0.5, round_to=1,
+        measure_latency=False,
+    )  # fmt: skip
+    assert any(r.channels == 8 and "does not treat as channels" in r.blocker.reason for r in report.refusals)
 
 
 @pytest.mark.parametrize("name", RUNNABLE)

@@ -9,6 +9,7 @@ import pytest
 from models.builder import Net
 from models.topologies import TOPOLOGIES
 
+import shrinkc
 from shrinkc import ir as shrinkc_ir
 from shrinkc.errors import CalibrationError
 from shrinkc.evidence import data as evidence_data
@@ -29,6 +30,11 @@ GOOD = np.zeros((4, 3, 12, 12), np.float32)
         ({"x": np.full_like(GOOD, np.nan)}, "NaN"),
         ({"x": GOOD[:0]}, "no samples"),
         ({"x": GOOD, "labels": np.zeros(3, np.int64)}, "'labels': 3"),
+        ({"x": GOOD, "labels": np.zeros((4, 1), np.int64)}, "class numbers"),
+        ({"x": GOOD, "labels": np.eye(4)}, "class numbers"),
+        ({"x": GOOD, "labels": np.asarray(list("abcd"))}, "class numbers"),
+        ({"x": GOOD, "labels": np.int64(3)}, "class numbers"),
+        ({"x": GOOD, "labels": np.asarray([0, 1, 2, -1])}, "class numbers"),
     ],
 )
 def test_data_that_does_not_fit_is_refused_with_what_was_expected(
@@ -89,6 +95,14 @@ def test_accuracy_and_agreement_are_counted_by_hand() -> None:
     assert output.top1 == 0.75
     assert output.cosine == pytest.approx(0.75)
     assert output.relative_error == pytest.approx(np.sqrt(8 / 16))
+
+
+def test_labels_are_checked_against_the_outputs_before_anything_is_written(saved: Callable[..., Path], tmp_path: Path) -> None:
+    path = saved(TOPOLOGIES["chain"]())
+    np.savez(tmp_path / "data.npz", x=GOOD, labels=np.asarray([0, 1, 2, 99]))
+    with pytest.raises(CalibrationError, match="labels up to 99"):
+        shrinkc.compress(path, output=tmp_path / "out.onnx", data=tmp_path / "data.npz")
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["data.npz", "model.onnx"]
 
 
 def test_labels_that_fit_no_output_are_refused() -> None:
