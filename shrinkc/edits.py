@@ -47,6 +47,13 @@ def tensor_edits(analysis: Analysis, is_kept: BoolArray) -> list[TensorEdit]:
     return edits
 
 
+def cut(array: np.ndarray, removal: Removal) -> np.ndarray:
+    """Array without the removed indices, contiguous."""
+    for axis, removed in removal:
+        array = np.delete(array, removed, axis)
+    return np.ascontiguousarray(array)
+
+
 def removals(analysis: Analysis, is_kept: BoolArray) -> dict[Use, Removal]:
     """What every use of a stored tensor loses."""
     gone: dict[Use, dict[int, set[int]]] = defaultdict(lambda: defaultdict(set))

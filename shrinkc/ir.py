@@ -297,6 +297,20 @@ def constant_tensor(value: ir.Value) -> ir.TensorProtocol | None:
     return _constant_attribute(node)
 
 
+def stored_array(value: ir.Value) -> np.ndarray:
+    """Array behind an initializer or Constant output.
+
+    Raises
+    ------
+    ValueError
+        The value is computed, not stored.
+    """
+    tensor = constant_tensor(value)
+    if tensor is None:
+        raise ValueError(f"{value.name} is not stored in the model")
+    return tensor.numpy()
+
+
 def _constant_attribute(node: ir.Node) -> ir.TensorProtocol | None:
     for name, attribute in node.attributes.items():
         if not isinstance(attribute, ir.Attr):

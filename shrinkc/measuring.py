@@ -7,13 +7,14 @@ from pathlib import Path
 
 import numpy as np
 
-from shrinkc import shapes, target, verify
+from shrinkc import shapes, target
 from shrinkc.api import RunConfig, RuntimeAdapter, Session
 from shrinkc.errors import BuildError
 from shrinkc.evidence import data as evidence_data
 from shrinkc.evidence import quality as evidence_quality
 from shrinkc.evidence.data import Data
 from shrinkc.evidence.quality import Quality
+from shrinkc.feeding import random_input
 from shrinkc.latency import probe
 from shrinkc.log import Progress
 from shrinkc.opening import Opened
@@ -61,7 +62,7 @@ def _feed(opened: Opened, samples: Data | None) -> dict[str, np.ndarray]:
         return samples.head(evidence_data.fixed_batch(opened.model) or 1)
     generator = np.random.default_rng(0)
     return {
-        value.name or "": verify.random_input(value, opened.shapes[value.name or ""], generator)
+        value.name or "": random_input(value, opened.shapes[value.name or ""], generator)
         for value in shapes.real_inputs(opened.model)
     }
 

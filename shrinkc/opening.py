@@ -24,13 +24,17 @@ from shrinkc.recipe import Recipe
 
 @dataclass(frozen=True)
 class Opened:
-    """A model, analysed."""
+    """A model, analysed.
+
+    ``assumed`` names the inputs with free sizes besides the batch that neither the user nor the data gave.
+    """
 
     path: Path
     model: ir.Model
     sha256: str
     size_bytes: int
     shapes: dict[str, Shape]
+    assumed: tuple[str, ...]
     analysis: Analysis
     cost: CostModel
 
@@ -46,27 +50,27 @@ def loaded(source: Path, progress: Progress) -> Iterator[ir.Model]:
 
 def open_model(path: Path, recipe: Recipe, data: Data | None, model: ir.Model, progress: Progress) -> Opened:
     """Analyse a loaded model at the recipe's or the data's shapes."""
-    sizes = _shapes(model, recipe, data)
+    given = _given_shapes(model, recipe, data)
+    sizes = shapes.input_shapes(model, given)
     with progress.stage("analysing channels"):
         analysis = analyse(model, sizes, registry.operator_rules(), exclude=recipe.exclude, include=recipe.include)
     size = file_bytes(path, model)
-    return Opened(
-        path, model, sha256(path), size, sizes, analysis, CostModel(analysis, max(0, size - shrinkc_ir.size_bytes(model)))
-    )
+    cost = CostModel(analysis, max(0, size - shrinkc_ir.size_bytes(model)))
+    assumed = tuple(name for name in shapes.with_free_sizes(model) if name not in given)
+    return Opened(path, model, sha256(path), size, sizes, assumed, analysis, cost)
 
 
-def file_bytes(path: Path, model: ir.Model) -> int:
-    """Bytes of a model on disk, external data included."""
-    external = {str(tensor.path) for tensor in shrinkc_ir.external_tensors(model)}
-    return path.stat().st_size + sum(
-        Path(file).stat().st_size for file in external if Path(file).parent.resolve() == path.parent.resolve()
-    )
-
-
-def _shapes(model: ir.Model, recipe: Recipe, data: Data | None) -> dict[str, Shape]:
+def _given_shapes(model: ir.Model, recipe: Recipe, data: Data | None) -> dict[str, Shape]:
     given: dict[str, Shape] = {}
     if data is not None:
         batch = evidence_data.fixed_batch(model) or 1
         given = {name: (batch, *array.shape[1:]) for name, array in data.inputs.items()}
     given.update(recipe.input_shapes or {})
-    return shapes.input_shapes(model, given)
+    return given
+
+
+def file_bytes(path: Path, model: ir.Model) -> int:
+    """Bytes of a model on disk, external data included (a spilled model counts as the one file it came from)."""
+    folder = path.parent.resolve()
+    external = {Path(str(tensor.path)).resolve() for tensor in shrinkc_ir.external_tensors(model)}
+    return path.stat().st_size + sum(file.stat().st_size for file in external if file.is_relative_to(folder))

@@ -247,6 +247,7 @@ def _predicted(opened: Opened, recipe: Recipe, chosen: Plan, artifacts: Artifact
         output_sha256=None,
         recipe=recipe.to_json(),
         recipe_sha256=recipe.sha256(),
+        input_shapes=opened.shapes,
         before=Cost(before.macs, before.parameters, opened.size_bytes),
         after=cost,
         is_written=False,
@@ -260,6 +261,17 @@ def _predicted(opened: Opened, recipe: Recipe, chosen: Plan, artifacts: Artifact
         runtimes=(),
         versions=facts.versions(),
         machine=facts.machine(),
+        notes=_assumptions(opened),
+    )
+
+
+def _assumptions(opened: Opened) -> tuple[str, ...]:
+    """What was taken for granted about sizes nobody gave."""
+    if not opened.assumed:
+        return ()
+    sizes = ", ".join(f"{name} {'x'.join(map(str, opened.shapes[name]))}" for name in opened.assumed)
+    return (
+        f"Free sizes were assumed for the analysis and for counting MACs: {sizes} (--input-shapes or --data say otherwise).",
     )
 
 

@@ -178,14 +178,7 @@ def _as_slice(wanted: Labels) -> tuple[int, int, int] | None:
 def _as_gather(surgery: Surgery, node: ir.Node, wanted: Labels, axis: int) -> ir.Node:
     indices = surgery.add_constant(f"{node.outputs[0].name}.channels", wanted)
     gather = ir.Node("", "Gather", [node.inputs[0], indices], [ir.AttrInt64("axis", axis)], name=node.name)
-    before, after = node.outputs[0], gather.outputs[0]
-    after.name, after.type, after.shape = before.name, before.type, before.shape
-    surgery.model.graph.insert_before(node, gather)
-    before.replace_all_uses_with(after, replace_graph_outputs=True)
-    surgery.model.graph.remove(node, safe=True)
-    for original, value in list(surgery.values.items()):
-        if value is before:
-            surgery.values[original] = after
+    surgery.replace_node(node, gather)
     return gather
 
 

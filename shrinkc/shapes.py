@@ -94,6 +94,11 @@ def real_inputs(model: ir.Model) -> list[ir.Value]:
     return [value for value in model.graph.inputs if value.const_value is None]
 
 
+def with_free_sizes(model: ir.Model) -> list[str]:
+    """Names of the inputs with a free dimension besides the first, the batch."""
+    return [value.name or "" for value in real_inputs(model) if None in (_declared(value) or [])[1:]]
+
+
 def _declared(value: ir.Value) -> list[int | None] | None:
     if value.shape is None:
         return None

@@ -21,7 +21,7 @@ from shrinkc.analysis.flow import Blocked
 from shrinkc.analysis.groups import Analysis, BoolArray
 from shrinkc.analysis.labels import Labels, Shape, labelled_axes
 from shrinkc.analysis.shuffles import Shuffle
-from shrinkc.edits import Removal, TensorEdit, removals, tensor_edits
+from shrinkc.edits import Removal, TensorEdit, cut, removals, tensor_edits
 from shrinkc.errors import VerificationError
 from shrinkc.resizing import RESIZERS
 from shrinkc.shapes import Shadow
@@ -115,6 +115,19 @@ class Surgery:
         if value is not None:
             self._discard(value)
 
+    def replace_node(self, old: ir.Node, new: ir.Node) -> None:
+        """Put ``new`` in the place of ``old``; its first output takes the old name, type, shape and users."""
+        before, after = old.outputs[0], new.outputs[0]
+        after.name, after.type, after.shape = before.name, before.type, before.shape
+        after.metadata_props.update(before.metadata_props)
+        new.metadata_props.update(old.metadata_props)
+        self.model.graph.insert_before(old, new)
+        before.replace_all_uses_with(after, replace_graph_outputs=True)
+        self.model.graph.remove(old, safe=True)
+        for original, value in self.values.items():
+            if value is before:
+                self.values[original] = after
+
     def _discard(self, value: ir.Value) -> None:
         """Drop a constant that nobody reads any more."""
         if value.uses() or value.is_graph_output():
@@ -182,26 +195,16 @@ def apply_edits(surgery: Surgery, edits: Sequence[TensorEdit]) -> None:
         if is_fill(edit.tensor):
             _cut_fill(surgery, edit, value)
         elif edit.copy_name is None:
-            shrinkc_ir.replace_tensor(value, _cut(value, edit.removal))
+            shrinkc_ir.replace_tensor(value, cut(shrinkc_ir.stored_array(value), edit.removal))
             surgery.shadow.refresh(value)
         else:
-            copy = surgery.add_constant(edit.copy_name, _cut(value, edit.removal))
+            copy = surgery.add_constant(edit.copy_name, cut(shrinkc_ir.stored_array(value), edit.removal))
             _rewire(surgery, edit, copy)
 
 
 def _rewire(surgery: Surgery, edit: TensorEdit, replacement: ir.Value) -> None:
     for node, index in edit.uses:
         surgery.nodes[node].replace_input_with(index, replacement)
-
-
-def _cut(value: ir.Value, removal: Removal) -> np.ndarray:
-    tensor = shrinkc_ir.constant_tensor(value)
-    if tensor is None:
-        raise VerificationError("a cut tensor is not stored in the model", where=value.name or "")
-    array = tensor.numpy()
-    for axis, removed in removal:
-        array = np.delete(array, removed, axis)
-    return np.ascontiguousarray(array)
 
 
 def _cut_fill(surgery: Surgery, edit: TensorEdit, value: ir.Value) -> None:
@@ -235,27 +238,15 @@ def _gather_instead(surgery: Surgery, shuffle: Shuffle) -> None:
     rank[kept] = np.arange(len(kept))
     order = rank[shuffle.permutation]
     last = surgery.nodes[shuffle.nodes[-1]]
-    output = last.outputs[0]
-    name = last.name
-    indices = surgery.add_constant(f"{output.name}.channels", order[order >= 0])
-    gather = ir.Node("", "Gather", [surgery.values[shuffle.source], indices], [ir.AttrInt64("axis", shuffle.axis)], name=name)
-    gather.metadata_props.update(last.metadata_props)
-    _take_over(surgery, last, gather, shuffle.result)
+    indices = surgery.add_constant(f"{last.outputs[0].name}.channels", order[order >= 0])
+    gather = ir.Node(
+        "", "Gather", [surgery.values[shuffle.source], indices], [ir.AttrInt64("axis", shuffle.axis)], name=last.name
+    )
+    surgery.replace_node(last, gather)
     for node in reversed(shuffle.nodes[:-1]):
         surgery.model.graph.remove(surgery.nodes[node], safe=True)
     surgery.shadow.visit(gather)
     _check_shape(surgery, shuffle.result)
-
-
-def _take_over(surgery: Surgery, old: ir.Node, new: ir.Node, original_output: ir.Value) -> None:
-    """Put ``new`` in the place of ``old``; its first output takes the old name, type, shape and users."""
-    before, after = old.outputs[0], new.outputs[0]
-    after.name, after.type, after.shape = before.name, before.type, before.shape
-    after.metadata_props.update(before.metadata_props)
-    surgery.model.graph.insert_before(old, new)
-    before.replace_all_uses_with(after, replace_graph_outputs=True)
-    surgery.model.graph.remove(old, safe=True)
-    surgery.values[original_output] = after
 
 
 def _adapt(surgery: Surgery, original: ir.Node) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from typing import TYPE_CHECKING
 
 import click
@@ -11,6 +12,9 @@ from shrinkc.cli.options import model_options, output_options, progress_for, sha
 
 if TYPE_CHECKING:
     from shrinkc.inspection import Inspection
+
+
+PIPE_WIDTH = 140
 
 
 @click.command()
@@ -46,7 +50,8 @@ def _show(inspection: Inspection) -> None:
 
     from shrinkc.report.rows import count, size
 
-    console = Console(highlight=False)
+    # A file or a pipe has no width; names should not be broken there.
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else PIPE_WIDTH)
     cost = inspection.cost
     shapes = ", ".join(f"{name} {list(shape)}" for name, shape in inspection.input_shapes.items())
     totals = f"{count(cost.macs)} MACs, {count(cost.parameters)} parameters, {size(cost.size_bytes)}"

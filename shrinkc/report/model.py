@@ -41,6 +41,8 @@ class Report:
 
     Attributes
     ----------
+    input_shapes : mapping of input name to shape
+        Sizes at which the graph was analysed and MACs are counted.
     before, after : Cost
         MACs and parameters are counted; bytes are those of the files once written.
     is_written : bool
@@ -53,6 +55,7 @@ class Report:
     output_sha256: str | None
     recipe: Mapping[str, Any]
     recipe_sha256: str
+    input_shapes: Mapping[str, tuple[int, ...]]
     before: Cost
     after: Cost
     is_written: bool

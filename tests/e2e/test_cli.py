@@ -137,6 +137,18 @@ def test_mistakes_get_their_exit_code_one_message_and_no_file(
     assert files(tmp_path) == before
 
 
+def test_sizes_that_were_assumed_are_named(saved: Save, tmp_path: Path) -> None:
+    saved(TOPOLOGIES["shared_resize_sizes"]())
+    options = ["--prune-ratio", "0.5", "--round-to", "1", "--no-latency", "--no-verify"]
+    assumed = run("compress", "model.onnx", *options, cwd=tmp_path)
+    assert "Free sizes were assumed" in assumed.stdout
+    assert "x 1x3x224x224" in assumed.stdout
+    given = run("compress", "model.onnx", *options, "--input-shapes", "x:[1,3,16,16]", cwd=tmp_path)
+    assert given.returncode == 0, given.stderr
+    assert "assumed" not in given.stdout
+    assert json.loads((tmp_path / "model.shrunk.report.json").read_text())["input_shapes"] == {"x": [1, 3, 16, 16]}
+
+
 def test_debug_shows_the_traceback_and_keeps_the_exit_code(tmp_path: Path) -> None:
     result = run("compress", "ghost.onnx", "--debug", cwd=tmp_path)
     assert result.returncode == 3

@@ -14,7 +14,7 @@ from models.topologies import TOPOLOGIES
 
 import shrinkc
 from shrinkc import ir as shrinkc_ir
-from shrinkc import pipeline, registry, verify
+from shrinkc import masking, pipeline, registry, verify
 from shrinkc.analysis.groups import Analysis
 from shrinkc.errors import VerificationError
 from shrinkc.shapes import input_shapes
@@ -108,7 +108,7 @@ def test_dead_weights_cannot_hide_a_wrong_coupling(analysed: Callable[..., Analy
 def test_the_masked_original_differs_from_the_original_only_in_what_was_removed(analysed: Callable[..., Analysis]) -> None:
     analysis = analysed(TOPOLOGIES["identity_shortcut"]())
     everything = np.ones(analysis.n_classes + 1, bool)
-    masked = verify.masked_original(analysis, everything, input_shapes(analysis.model))
+    masked = masking.masked_original(analysis, everything, input_shapes(analysis.model))
     before, after = onnx.ModelProto(), onnx.ModelProto()
     before.ParseFromString(shrinkc_ir.serialized(analysis.model) or b"")
     after.ParseFromString(shrinkc_ir.serialized(masked) or b"")
