@@ -53,7 +53,7 @@ class Allocating:
     ) -> None:
         self._analysis, self._cost, self._allocator = analysis, cost, allocator
         self._scores, self._limits = scores, limits
-        self._occupied = _distinct(analysis)
+        self._occupied = _least_occupied(analysis)
 
     def at(self, pressure: float) -> Allocation:
         """Allocation under one pressure in [0, 1]."""
@@ -160,22 +160,28 @@ def admissible(wanted: float, size: int, channels_per_step: int, limits: Limits)
     return min(size, max(count, math.ceil(limits.min_width / channels_per_step)))
 
 
-def _distinct(analysis: Analysis) -> list[np.ndarray]:
-    """Every set of classes that some value or tensor axis consists of, once."""
-    arrays = [cut.classes for cut in analysis.cuts]
-    arrays += [analysis.classes[labels] for labels in analysis.flow.labels.values()]
+def _least_occupied(analysis: Analysis) -> list[tuple[np.ndarray, int]]:
+    """Every set of classes that some value or tensor axis consists of, with how many of them must stay.
+
+    One, so that nothing is empty; two where a normalisation runs over them, as it would turn a single one into a constant.
+    """
+    arrays = [(cut.classes, 1) for cut in analysis.cuts]
+    arrays += [(analysis.classes[labels], 1) for labels in analysis.flow.labels.values()]
+    arrays += [(classes, 2) for mixing, classes in analysis.mixings() if mixing.keeps_axis]
     removable = np.zeros(analysis.n_classes + 1, bool)
     for group in analysis.groups:
         removable[group.classes] = True
-    sets = {tuple(np.unique(array).tolist()) for array in arrays if removable[array].all()}
-    return [np.asarray(indices, np.int64) for indices in sorted(sets)]
+    sets = {(tuple(np.unique(array).tolist()), least) for array, least in arrays if removable[array].all()}
+    return [(np.asarray(indices, np.int64), min(least, len(indices))) for indices, least in sorted(sets)]
 
 
-def _add_to_empty(occupied: Sequence[np.ndarray], is_kept: BoolArray, rank: FloatArray) -> bool:
+def _add_to_empty(occupied: Sequence[tuple[np.ndarray, int]], is_kept: BoolArray, rank: FloatArray) -> bool:
     changed = False
-    for classes in occupied:
-        if not is_kept[classes].any():
-            is_kept[classes[np.argmax(rank[classes])]] = True
+    for classes, least in occupied:
+        missing = least - int(is_kept[classes].sum())
+        if missing > 0:
+            removed = classes[~is_kept[classes]]
+            is_kept[removed[np.argsort(-rank[removed], kind="stable")][:missing]] = True
             changed = True
     return changed
 

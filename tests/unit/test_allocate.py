@@ -61,6 +61,13 @@ def test_every_value_and_every_group_of_a_convolution_keeps_its_share(name: str,
             assert len(set(is_kept[rows].sum(axis=1).tolist())) == 1, "groups of a grouped convolution stay equal"
 
 
+def test_a_normalised_group_keeps_two_channels(analysed: Callable[..., Analysis]) -> None:
+    analysis = analysed(TOPOLOGIES["layer_norm"]())
+    keep = problem(analysis).at(1.0).keep
+    widths = {group.is_exact: len(keep[group.name]) for group in analysis.groups}
+    assert widths == {False: 2, True: 1}
+
+
 @pytest.mark.parametrize("quantity", ["macs", "parameters", "size_bytes"])
 @pytest.mark.parametrize("allocator", ["uniform", "global"])
 def test_budgets_are_met_and_not_by_half(quantity: str, allocator: str, analysed: Callable[..., Analysis]) -> None:
