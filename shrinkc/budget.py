@@ -31,6 +31,10 @@ class Budget:
     amount: float
     is_relative: bool
 
+    def of(self, dense: Cost) -> Budget:
+        """The same budget as an absolute number, for a model that costs ``dense``."""
+        return Budget(self.quantity, self.limit(dense), is_relative=False)
+
     def limit(self, dense: Cost) -> float:
         """The limit as an absolute number."""
         return self.amount * float(getattr(dense, self.quantity)) if self.is_relative else self.amount

@@ -6,6 +6,8 @@ stays where it was found (runtimes fold it when they load the model).
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
@@ -19,10 +21,19 @@ def canonicalize(model: ir.Model) -> ir.Model:
     """
     from onnxscript.optimizer import fold_constants
 
+    silent = {value.name for value in _activations(model) if value.type is None and value.shape is None}
     fold_constants(model, onnx_shape_inference=True, should_fold=_is_shape_arithmetic)
+    for value in _activations(model):
+        if value.name in silent:  # what the folder inferred would be written out, and was not there
+            value.type, value.shape = None, None
     RemoveUnusedNodesPass()(model)
     strip_debug_info(model)
     return model
+
+
+def _activations(model: ir.Model) -> Iterator[ir.Value]:
+    outputs = set(model.graph.outputs)
+    return (value for node in model.graph.all_nodes() for value in node.outputs if value not in outputs)
 
 
 def _is_shape_arithmetic(node: ir.Node) -> bool | None:

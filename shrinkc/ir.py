@@ -260,6 +260,12 @@ def strip_debug_info(model: ir.Model) -> None:
             node.metadata_props.pop(key, None)
 
 
+def written_bytes(model: ir.Model) -> int:
+    """Bytes that :func:`save` would write."""
+    data = serialized(model)
+    return size_bytes(model) if data is None else len(data)
+
+
 def serialized(model: ir.Model) -> bytes | None:
     """Bytes of the model, or None if it is too large for one file."""
     if size_bytes(model) > PROTOBUF_LIMIT_BYTES:

@@ -36,6 +36,9 @@ from shrinkc.report.model import Report, group_rows
 from shrinkc.surgery import remove_channels
 from shrinkc.verify import Proof
 
+SIZE_TRIES = 4
+"""How often a plan is made again because the written file is larger than its tensors suggested."""
+
 CHECK_RUNTIME = "onnxruntime-cpu"
 """Runtime of the proof and of the quality measurement, whatever the target."""
 
@@ -163,7 +166,7 @@ def _plan(opened: Opened, recipe: Recipe, saved: Path | None, samples: Data | No
     else:
         evidence = None if samples is None else Evidence(samples.inputs)
         with progress.stage("scoring and allocating"):
-            chosen = planning.plan_for(opened.analysis, recipe, opened.cost, opened.sha256, evidence)
+            chosen = _plan_within_size(opened, recipe, evidence)
     if chosen.removes_nothing:
         raise BudgetError(
             "the plan removes nothing",
@@ -171,6 +174,31 @@ def _plan(opened: Opened, recipe: Recipe, saved: Path | None, samples: Data | No
             hint="lower --round-to or ask for more; `shrinkc inspect` lists what is tied and what must stay",
         )
     return chosen
+
+
+def _plan_within_size(opened: Opened, recipe: Recipe, evidence: Evidence | None) -> Plan:
+    """Plan whose written file meets the budget of bytes: what the graph itself takes is only known once it is cut."""
+    budgets = [budget.of(opened.cost.dense()) for budget in recipe.budgets()]
+    limits = [budget.amount for budget in budgets if budget.quantity == "size_bytes"]
+    cost, excess = opened.cost, 0
+    for _ in range(SIZE_TRIES):
+        chosen = planning.plan_for(opened.analysis, recipe, budgets, cost, opened.sha256, evidence)
+        if not limits:
+            return chosen
+        is_kept = opened.analysis.keep_mask(chosen.keep())
+        size = shrinkc_ir.written_bytes(_cut(opened, recipe, is_kept))
+        excess = size - cost.of(is_kept).size_bytes
+        if size <= min(limits):
+            return chosen
+        cost = cost.plus_overhead(excess)
+    raise BudgetError(
+        "no plan was found whose file meets the budget", because=f"the graph itself takes {excess} bytes more than expected"
+    )
+
+
+def _cut(opened: Opened, recipe: Recipe, is_kept: BoolArray) -> ir.Model:
+    pruned = remove_channels(opened.analysis, is_kept, opened.shapes)
+    return canonicalize(pruned) if recipe.optimize else pruned
 
 
 def _why_nothing(analysis: Analysis) -> str:
@@ -193,9 +221,7 @@ def _carry_out(
     runtime: RuntimeAdapter = registry.load("runtimes", CHECK_RUNTIME)()
     is_kept = opened.analysis.keep_mask(chosen.keep())
     with progress.stage("removing channels"):
-        pruned = remove_channels(opened.analysis, is_kept, opened.shapes)
-        if recipe.optimize:
-            pruned = canonicalize(pruned)
+        pruned = _cut(opened, recipe, is_kept)
     proof = _prove(opened, recipe, pruned, is_kept, runtime, samples, artifacts, progress)
     with progress.stage("writing the model"):
         written = shrinkc_ir.save(pruned, artifacts.output)

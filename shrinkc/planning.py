@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import onnx_ir as ir
 
@@ -11,14 +13,22 @@ from shrinkc.allocate import Allocating, Allocation, Limits
 from shrinkc.analysis.cost import CostModel
 from shrinkc.analysis.groups import Analysis
 from shrinkc.api import Allocator, Criterion, Evidence, FloatArray, Weights
+from shrinkc.budget import Budget
 from shrinkc.edits import make_plan
 from shrinkc.errors import BudgetError, PluginError, RecipeError, UnsupportedGraphError
 from shrinkc.plan import Plan
 from shrinkc.recipe import Recipe
 
 
-def plan_for(analysis: Analysis, recipe: Recipe, cost: CostModel, model_sha256: str, evidence: Evidence | None) -> Plan:
-    """Plan that follows a recipe.
+def plan_for(
+    analysis: Analysis,
+    recipe: Recipe,
+    budgets: Sequence[Budget],
+    cost: CostModel,
+    model_sha256: str,
+    evidence: Evidence | None,
+) -> Plan:
+    """Plan that follows a recipe; ``budgets`` are the recipe's, as absolute numbers.
 
     Raises
     ------
@@ -31,11 +41,13 @@ def plan_for(analysis: Analysis, recipe: Recipe, cost: CostModel, model_sha256: 
         raise BudgetError(
             "nothing in this model can be removed", because=_why(analysis), hint="`shrinkc inspect` lists every reason"
         )
-    allocation = _allocate(analysis, recipe, cost, evidence)
+    allocation = _allocate(analysis, recipe, budgets, cost, evidence)
     return make_plan(analysis, allocation.keep, model_sha256, recipe.to_json())
 
 
-def _allocate(analysis: Analysis, recipe: Recipe, cost: CostModel, evidence: Evidence | None) -> Allocation:
+def _allocate(
+    analysis: Analysis, recipe: Recipe, budgets: Sequence[Budget], cost: CostModel, evidence: Evidence | None
+) -> Allocation:
     criterion: Criterion = registry.load("criteria", recipe.criterion)()
     allocator: Allocator = registry.load("allocators", recipe.allocator)()
     if criterion.needs_evidence and evidence is None:
@@ -50,12 +62,12 @@ def _allocate(analysis: Analysis, recipe: Recipe, cost: CostModel, evidence: Evi
     if recipe.prune_ratio is not None:
         return problem.at(recipe.prune_ratio)
     dense = cost.dense()
-    for budget in recipe.budgets():
-        if not budget.is_relative and budget.is_met(dense, dense):
+    for budget in budgets:
+        if budget.is_met(dense, dense):
             raise RecipeError(
                 "the model is within the budget already", where=budget.describe(dense), because=f"it has {budget.show(dense)}"
             )
-    return problem.within(recipe.budgets())
+    return problem.within(budgets)
 
 
 def _scored(criterion: Criterion, group: str, scores: FloatArray, width: int) -> FloatArray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections import defaultdict
 from dataclasses import dataclass
@@ -48,6 +49,24 @@ class _Term:
         return share
 
 
+@dataclass(frozen=True)
+class _Stored:
+    """A stored tensor: one shape per way it is used; uses that lose the same share one copy."""
+
+    variants: tuple[_Term, ...]
+    has_whole_use: bool
+    item_bytes: float
+    is_parameter: bool
+
+    def elements(self, is_kept: BoolArray) -> int:
+        """Elements of all copies together."""
+        copies = {tuple(is_kept[classes].tobytes() for classes in term.axes): term for term in self.variants}
+        sizes = [(term.under(is_kept), term.amount) for term in copies.values()]
+        cut = sum(size for size, amount in sizes if size < amount)
+        is_whole_kept = self.has_whole_use or any(size == amount for size, amount in sizes)
+        return cut + (self.variants[0].amount if is_whole_kept else 0)
+
+
 class CostModel:
     """Cost of a graph as a function of the kept classes.
 
@@ -60,17 +79,23 @@ class CostModel:
 
     def __init__(self, analysis: Analysis, overhead_bytes: int = 0) -> None:
         self._macs = _work_terms(analysis)
-        self._tensors = _tensor_terms(analysis)
+        self._tensors = _stored_tensors(analysis)
         self._overhead = overhead_bytes
         self._all = np.ones(analysis.n_classes + 1, bool)
 
+    def plus_overhead(self, extra_bytes: int) -> CostModel:
+        """The same model of cost with other bytes beside the tensors."""
+        other = copy.copy(self)
+        other._overhead = self._overhead + extra_bytes
+        return other
+
     def of(self, is_kept: BoolArray) -> Cost:
         """Cost when the classes with ``is_kept`` false are gone."""
-        elements = [(term.under(is_kept), item_bytes, counts) for term, item_bytes, counts in self._tensors]
+        elements = [(tensor.elements(is_kept), tensor) for tensor in self._tensors]
         return Cost(
             macs=sum(term.under(is_kept) for term in self._macs),
-            parameters=sum(count for count, _, is_parameter in elements if is_parameter),
-            size_bytes=self._overhead + round(sum(count * item_bytes for count, item_bytes, _ in elements)),
+            parameters=sum(count for count, tensor in elements if tensor.is_parameter),
+            size_bytes=self._overhead + round(sum(count * tensor.item_bytes for count, tensor in elements)),
         )
 
     def dense(self) -> Cost:
@@ -88,23 +113,23 @@ def _work_terms(analysis: Analysis) -> list[_Term]:
     ]
 
 
-def _tensor_terms(analysis: Analysis) -> list[tuple[_Term, float, bool]]:
-    """(term, bytes per element, counts as parameters) for every stored tensor, copies of shared ones included."""
+def _stored_tensors(analysis: Analysis) -> list[_Stored]:
     by_use: dict[Use, dict[int, Labels]] = defaultdict(dict)
     for cut in analysis.cuts:
         by_use[cut.use][cut.axis] = cut.classes
-    variants: dict[ir.Value, dict[object, tuple[Labels, ...]]] = defaultdict(dict)
+    axes_of: dict[ir.Value, list[tuple[Labels, ...]]] = defaultdict(list)
     for use, cuts in by_use.items():
-        signature = tuple((axis, classes.tobytes()) for axis, classes in sorted(cuts.items()))
-        variants[use.tensor][signature] = tuple(cuts.values())
+        axes_of[use.tensor].append(tuple(cuts[axis] for axis in sorted(cuts)))
     fills = [cut.use.tensor for cut in analysis.cuts if is_fill(cut.use.tensor)]
-    terms = []
+    stored = []
     for value in dict.fromkeys([*stored_tensors(analysis.model), *fills]):
         fact = analysis.shadow[value]
         if fact.shape is None or fact.dtype is None:
             continue
         tensor = shrinkc_ir.constant_tensor(value)
         item_bytes = 0.0 if tensor is None or not tensor.size else tensor.nbytes / tensor.size
-        for axes in variants.get(value, {None: ()}).values():
-            terms.append((_Term(math.prod(fact.shape), axes), item_bytes, fact.dtype.is_floating_point()))
-    return terms
+        uses = axes_of.get(value, [])
+        variants = tuple(_Term(math.prod(fact.shape), axes) for axes in uses) or (_Term(math.prod(fact.shape), ()),)
+        has_whole_use = len(value.uses()) > len(uses) or value.is_graph_output()
+        stored.append(_Stored(variants, has_whole_use, item_bytes, fact.dtype.is_floating_point()))
+    return stored

@@ -137,6 +137,25 @@ def test_mistakes_get_their_exit_code_one_message_and_no_file(
     assert files(tmp_path) == before
 
 
+@pytest.mark.parametrize("name", ["shared_weight", "shared_reshape_target", "weights_in_constant_nodes", "shuffle_units"])
+@pytest.mark.parametrize("surgery_only", [False, True])
+def test_a_budget_of_bytes_holds_for_the_file_that_is_written(
+    name: str, surgery_only: bool, saved: Save, tmp_path: Path
+) -> None:
+    path = saved(TOPOLOGIES[name]())
+    options = ["--size", "85%", "--round-to", "1", "--no-latency", "--no-verify"]
+    result = run("compress", "model.onnx", *options, *(["--no-optimize"] if surgery_only else []), cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert (tmp_path / "model.shrunk.onnx").stat().st_size <= 0.85 * path.stat().st_size
+
+
+def test_clean_up_adds_no_shapes_that_were_not_there(saved: Save, tmp_path: Path) -> None:
+    path = saved(TOPOLOGIES["projection_shortcut"]())
+    assert not onnx.load(str(path)).graph.value_info
+    run("compress", "model.onnx", "--no-latency", cwd=tmp_path)
+    assert not onnx.load(str(tmp_path / "model.shrunk.onnx")).graph.value_info
+
+
 def test_sizes_that_were_assumed_are_named(saved: Save, tmp_path: Path) -> None:
     saved(TOPOLOGIES["shared_resize_sizes"]())
     options = ["--prune-ratio", "0.5", "--round-to", "1", "--no-latency", "--no-verify"]

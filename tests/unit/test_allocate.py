@@ -122,6 +122,18 @@ def test_global_ranking_removes_the_lowest_of_all_groups(analysed: Callable[...,
     assert keep[second.name] == tuple(range(5, 12))
 
 
+def test_a_shared_tensor_counts_once_until_its_uses_differ(analysed: Callable[..., Analysis]) -> None:
+    analysis = analysed(TOPOLOGIES["shared_bias"]())
+    cost = CostModel(analysis)
+    assert cost.dense().parameters == sum(
+        int(np.prod(t.dims)) for t in TOPOLOGIES["shared_bias"]().initializers if t.data_type == 1
+    )
+    first = analysis.groups[0]
+    one_less = cost.of(analysis.keep_mask({first.name: range(1, first.width)}))
+    saved = 3 * 9 + 8 * 9  # one filter, and what reads it; the bias is needed whole by others, so a copy of 7 is added
+    assert one_less.parameters == cost.dense().parameters - saved + 7
+
+
 def test_cost_counts_what_textbooks_count(analysed: Callable[..., Analysis]) -> None:
     net = Net()
     x = net.input("x", ["n", 3, 10, 10])
