@@ -240,6 +240,16 @@ def shuffle_units() -> Net:
 
 
 @topology
+def shuffle_that_also_moves_rows() -> Net:
+    """Looks like a channel shuffle, and permutes the rows of the picture as well: one Gather of channels is not enough."""
+    net, x = start()
+    grid = net.op("Reshape", net.cbr(x, 3, 8), net.ints(0, 2, 4, 2, 6, 12))
+    turned = net.op("Transpose", grid, perm=[0, 2, 1, 4, 3, 5])
+    y = net.op("Reshape", turned, net.ints(0, 8, 12, 12))
+    return finish(net, net.cbr(y, 8, 6), 6)
+
+
+@topology
 def grouped_shuffle() -> Net:
     net, x = start()
     stem = net.cbr(x, 3, 18)
