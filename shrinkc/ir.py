@@ -288,11 +288,6 @@ def _complete_proto(model: ir.Model) -> onnx.ModelProto:
     return proto
 
 
-def opset(model: ir.Model) -> int:
-    """Opset version of the default ONNX domain, 1 if the model does not import it."""
-    return int(model.graph.opset_imports.get("", model.graph.opset_imports.get("ai.onnx", 1)))
-
-
 def constant_tensor(value: ir.Value) -> ir.TensorProtocol | None:
     """Tensor behind an initializer or a Constant node's output; None for anything else."""
     if value.const_value is not None and value.is_initializer():

@@ -14,9 +14,6 @@ class Progress(Protocol):
     def stage(self, name: str) -> AbstractContextManager[None]:
         """Context manager around one stage of the flow."""
 
-    def note(self, text: str) -> None:
-        """Something the user should know."""
-
 
 class Silent:
     """Says nothing."""
@@ -25,9 +22,6 @@ class Silent:
     def stage(self, name: str) -> Iterator[None]:
         """Run the stage."""
         yield
-
-    def note(self, text: str) -> None:
-        """Drop the note."""
 
 
 class Terminal:
@@ -53,7 +47,3 @@ class Terminal:
         elapsed = time.perf_counter() - started
         if self._is_verbose or elapsed >= 1:
             self._console.print(f"[dim]{elapsed:6.1f} s[/dim]  {name}")
-
-    def note(self, text: str) -> None:
-        """Print the note."""
-        self._console.print(f"[yellow]note:[/yellow] {text}", soft_wrap=True)

@@ -8,6 +8,8 @@ from typing import Any
 
 from shrinkc.errors import PluginError, RecipeError
 
+SINGULAR = {"criteria": "criterion", "allocators": "allocator", "runtimes": "runtime", "oprules": "operator rules"}
+
 
 @cache
 def _points(group: str) -> dict[str, EntryPoint]:
@@ -42,7 +44,7 @@ def load(group: str, name: str) -> Any:
     points = _points(group)
     if name not in points:
         known = ", ".join(names(group)) or "none is installed"
-        raise RecipeError(f"no {group.rstrip('s')} of that name", where=name, hint=f"known: {known}")
+        raise RecipeError(f"no {SINGULAR[group]} of that name", where=name, hint=f"known: {known}")
     try:
         return points[name].load()
     except Exception as error:

@@ -108,11 +108,6 @@ def tile(shadow: Shadow, node: ir.Node, labels: Labels) -> Labels:
     return moves.tile(labels, repeats)
 
 
-def same(shadow: Shadow, node: ir.Node, labels: Labels) -> Labels:
-    """Operators that leave every element in its place."""
-    return labels
-
-
 MOVES: dict[str, Move] = {
     "Reshape": reshape,
     "Flatten": reshape,

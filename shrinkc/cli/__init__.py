@@ -38,14 +38,19 @@ def main() -> None:
 def _run() -> int:
     is_debug = "--debug" in sys.argv[1:]
     try:
-        cli.main(standalone_mode=False)
+        cli.main(prog_name="shrinkc", standalone_mode=False)
     except ShrinkcError as error:
         if is_debug:
             traceback.print_exc()
         click.echo(f"error: {error}", err=True)
         return error.exit_code
-    except click.ClickException as error:
+    except click.exceptions.NoArgsIsHelpError as error:
         error.show()
+        return error.exit_code
+    except click.ClickException as error:
+        context = getattr(error, "ctx", None)
+        command = context.command_path if context is not None else "shrinkc"
+        click.echo(f"error: {error.format_message()}\n  try: {command} --help", err=True)
         return error.exit_code
     except OSError as error:
         if is_debug:
