@@ -15,7 +15,7 @@ import onnx_ir as ir
 from shrinkc.analysis.attributes import input_at, int_of
 from shrinkc.analysis.labels import Labels, labelled_axes
 from shrinkc.analysis.node_moves import positions, slices_of
-from shrinkc.analysis.oprules.contraction import is_depthwise
+from shrinkc.analysis.oprules.convolution import is_depthwise
 from shrinkc.errors import VerificationError
 
 if TYPE_CHECKING:

@@ -68,7 +68,7 @@ class Surgery:
     def expected_shape(self, original: ir.Value) -> Shape | None:
         """Shape a value of the original must have after the removal, None if it is not known."""
         shape, kept = self.analysis.shadow.shape(original), self.kept(original)
-        return None if shape is None or kept is None else moves.kept_shape(shape, kept)
+        return None if shape is None or kept is None else moves.kept_shape(shape, kept, self.analysis.columns.get(original))
 
     def kept_positions(self, original: ir.Value, axis: int) -> Labels:
         """Positions along one axis of an original value that stay, sorted."""

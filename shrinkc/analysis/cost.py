@@ -41,12 +41,24 @@ class _Term:
 
     amount: int
     axes: tuple[Labels, ...]
+    operands: tuple[Labels, ...] = ()
 
     def under(self, is_kept: BoolArray) -> int:
         share = self.amount
         for classes in self.axes:
             share = share * int(is_kept[classes].sum()) // len(classes)
+        if self.operands:
+            kept = _all_of([is_kept[classes] for classes in self.operands])
+            share = share * int(kept.sum()) // kept.size
         return share
+
+
+def _all_of(masks: list[BoolArray]) -> BoolArray:
+    """Positions that all of several masks, broadcast against each other, keep."""
+    result = masks[0]
+    for mask in masks[1:]:
+        result = result & mask
+    return result
 
 
 @dataclass(frozen=True)
@@ -108,7 +120,11 @@ def _work_terms(analysis: Analysis) -> list[_Term]:
     for attachment in analysis.flow.attachments:
         axes[(attachment.node, attachment.input_index)][attachment.axis] = analysis.classes[attachment.labels]
     return [
-        _Term(work.macs, () if work.weight_index is None else tuple(axes[(work.node, work.weight_index)].values()))
+        _Term(
+            work.macs,
+            () if work.weight_index is None else tuple(axes[(work.node, work.weight_index)].values()),
+            tuple(analysis.classes[labels] for labels in work.operands),
+        )
         for work in analysis.flow.work
     ]
 

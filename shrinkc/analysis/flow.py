@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
@@ -64,12 +65,51 @@ class Mixing:
 
 
 @dataclass(frozen=True)
+class Heads:
+    """Rows of channels that one label each stands for: without its row a head is empty, without its head a row is useless.
+
+    Attributes
+    ----------
+    node : ir.Node
+        Contraction or reduction that leaves the heads of the rows.
+    heads : ndarray of shape (rows,), int64
+    rows : ndarray of shape (rows, channels), int64
+    is_rigid : bool
+        A row goes with its head only, as a whole.
+    """
+
+    node: ir.Node
+    heads: Labels
+    rows: Labels
+    is_rigid: bool = False
+
+
+@dataclass(frozen=True)
+class Following:
+    """A constant broadcast against labels on several axes; which of them it follows is known once those are settled.
+
+    ``axes[i]`` is the constant's axis that lies along axis ``i`` of the labels, None where it has none.
+    """
+
+    node: ir.Node
+    input_index: int
+    labels: Labels
+    axes: tuple[int | None, ...]
+    role: Role
+
+
+@dataclass(frozen=True)
 class Work:
-    """Multiply-accumulates of one node; they shrink with the attached axes of its input ``weight_index``."""
+    """Multiply-accumulates of one node.
+
+    They shrink with the attached axes of its input ``weight_index`` and with ``operands``: labels aligned to the same axes,
+    of which the work is the product.
+    """
 
     node: ir.Node
     macs: int
     weight_index: int | None
+    operands: tuple[Labels, ...] = ()
 
 
 class Blocked(Exception):
@@ -96,6 +136,8 @@ class Flow:
         self.balances: list[Balance] = []
         self.mixings: list[Mixing] = []
         self.work: list[Work] = []
+        self.heads: list[Heads] = []
+        self.followings: list[Following] = []
 
     def shape(self, value: ir.Value | None) -> Shape:
         """Static shape of a value; raises :class:`Blocked` if it is not known."""
@@ -134,11 +176,7 @@ class Flow:
         carried = labelled_axes(labels)
         if carried and axis % labels.ndim not in carried:
             raise Blocked(f"channels lie on axis {carried[0]}, which it does not treat as channels")
-        for other in carried:
-            if other != axis % labels.ndim:
-                first = labels.take([0], other)
-                self.space.tie(labels, first)
-                labels = first
+        labels = self.tie_across(labels, [other for other in carried if other != axis % labels.ndim])
         size = self.shape(value)[axis]
         return np.broadcast_to(labels.reshape(-1), (size,))
 
@@ -162,25 +200,43 @@ class Flow:
         """Tie a constant that is broadcast against values with ``labels`` (numpy alignment, last axes together)."""
         shape = self.shape(node.inputs[input_index])
         offset = labels.ndim - len(shape)
-        axes = [axis for axis in labelled_axes(labels) if axis >= offset and shape[axis - offset] > 1]
-        if not axes:
-            return
-        main = max(axes, key=lambda axis: labels.shape[axis])
-        for other in labelled_axes(labels):
-            if other != main:
-                first = labels.take([0], other)
-                self.space.tie(labels, first)
-                labels = first
-        self.attach(node, input_index, main - offset, labels.reshape(-1), role)
+        axes = [axis - offset if axis >= offset and shape[axis - offset] > 1 else None for axis in range(labels.ndim)]
+        self.follow_along(node, input_index, labels, tuple(axes), role)
+
+    def follow_along(
+        self, node: ir.Node, input_index: int, labels: Labels, axes: tuple[int | None, ...], role: Role = Role.FOLLOWS
+    ) -> None:
+        """Tie a constant to labels; ``axes[i]`` is its axis along axis ``i`` of the labels, None where it has none."""
+        carried = labelled_axes(labels)
+        if len(carried) > 1:
+            self.followings.append(Following(node, input_index, labels, axes, role))
+        elif carried and (axis := axes[carried[0]]) is not None:
+            self.attach(node, input_index, axis, labels.reshape(-1), role)
+
+    def head_rows(self, node: ir.Node, labels: Labels, inner: Sequence[int]) -> Labels:
+        """Labels of the rows that are left when the axes ``inner`` are contracted, tied by :class:`Heads`."""
+        shape = [1 if axis in inner else size for axis, size in enumerate(labels.shape)]
+        heads = self.space.fresh(math.prod(shape)).reshape(shape)
+        self.link_heads(node, heads, labels)
+        return heads
+
+    def link_heads(self, node: ir.Node, heads: Labels, rows: Labels, *, is_rigid: bool = False) -> None:
+        """Note that each of ``heads`` stands for the row of ``rows`` it broadcasts over."""
+        outer = labelled_axes(heads)
+        order = [*outer, *(axis for axis in range(rows.ndim) if axis not in outer)]
+        self.heads.append(Heads(node, heads.reshape(-1), rows.transpose(order).reshape(heads.size, -1), is_rigid))
 
     def mark(self) -> tuple[int, ...]:
         """State to go back to if a rule gives up half-way; ties stay, they only make groups larger."""
-        return len(self.attachments), len(self.balances), len(self.mixings), len(self.work)
+        return tuple(len(notes) for notes in self._notes())
+
+    def _notes(self) -> tuple[list[Any], ...]:
+        return self.attachments, self.balances, self.mixings, self.work, self.heads, self.followings
 
     def roll_back(self, mark: tuple[int, ...]) -> None:
         """Forget what was noted since ``mark``."""
-        for notes, length in zip((self.attachments, self.balances, self.mixings, self.work), mark, strict=True):
-            del notes[length:]  # type: ignore[attr-defined]
+        for notes, length in zip(self._notes(), mark, strict=True):
+            del notes[length:]
 
     def freeze(self, labels: Labels, node: ir.Node | None, reason: str) -> None:
         """Keep the channels of ``labels`` whole, and say why."""
@@ -213,12 +269,16 @@ class Flow:
     def make_rectangular(self, labels: Labels) -> None:
         """Tie labels that vary along several axes so that they vary along the widest only."""
         axes = labelled_axes(labels)
-        main = max(axes, key=lambda axis: labels.shape[axis])
-        for other in axes:
-            if other != main:
-                first = labels.take([0], other)
+        self.tie_across(labels, [axis for axis in axes if axis != max(axes, key=lambda axis: labels.shape[axis])])
+
+    def tie_across(self, labels: Labels, axes: Sequence[int]) -> Labels:
+        """Tie what lies along ``axes``; returns the labels that are left."""
+        for axis in axes:
+            if labels.shape[axis] > 1:
+                first = labels.take([0], axis)
                 self.space.tie(labels, first)
                 labels = first
+        return labels
 
 
 def reads(node: ir.Node) -> list[ir.Value]:

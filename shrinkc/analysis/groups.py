@@ -14,9 +14,18 @@ from numpy.typing import NDArray
 
 from shrinkc import ir as shrinkc_ir
 from shrinkc.analysis.constants import UNTOUCHED, Cut, Use, stored_cuts
-from shrinkc.analysis.flow import Attachment, Blocked, Blocker, Flow, Mixing, Role, RuleTable, walk
-from shrinkc.analysis.labels import Labels
-from shrinkc.analysis.shuffles import Shuffle, resolve_grids
+from shrinkc.analysis.flow import Attachment, Blocked, Blocker, Flow, Heads, Mixing, Role, RuleTable, walk
+from shrinkc.analysis.grids import (
+    HeadPolicy,
+    compress_classes,
+    settle_followings,
+    settle_grids,
+    settle_heads,
+    settle_mixings,
+)
+from shrinkc.analysis.kinds import DEFAULT_KINDS, Kind, attention_labels, is_attention, normalised_labels
+from shrinkc.analysis.labels import Labels, labelled_axes
+from shrinkc.analysis.shuffles import Shuffle, find_shuffles
 from shrinkc.errors import RecipeError
 from shrinkc.shapes import Shadow
 
@@ -60,6 +69,7 @@ class Group:
         Channels of the first producer that go when one position goes.
     is_exact : bool
         Removing equals zeroing; false where a normalisation or the like mixes these channels.
+    kind : Kind
     """
 
     name: str
@@ -68,6 +78,7 @@ class Group:
     cells: Labels
     multiplicity: int
     is_exact: bool
+    kind: Kind = Kind.CONV
 
     @property
     def width(self) -> int:
@@ -104,6 +115,14 @@ class Refusal:
         return self.blocker.node or self.blocker.op_type or "settings"
 
 
+@dataclass(frozen=True)
+class HeadClasses:
+    """Heads that can go beside channels of their rows: classes of shape (heads,) and (heads, channels)."""
+
+    heads: Labels
+    rows: Labels
+
+
 @dataclass
 class Analysis:
     """Everything later stages need to know about a graph."""
@@ -114,7 +133,9 @@ class Analysis:
     cuts: list[ClassCut]
     groups: list[Group]
     shuffles: list[Shuffle]
+    columns: dict[ir.Value, int]
     balances: list[Labels]
+    heads: list[HeadClasses]
     frozen: dict[int, Blocker]
     untraced: list[Attachment] = field(default_factory=list)
     refusals: list[Refusal] = field(default_factory=list)
@@ -147,6 +168,8 @@ class Analysis:
             if group.name in keep:
                 mask[group.classes] = False
                 mask[group.classes[np.asarray(list(keep[group.name]), np.int64)]] = True
+        for heads in self.heads:
+            mask[heads.rows[~mask[heads.heads]]] = False
         return mask
 
     def mixings(self) -> list[tuple[Mixing, Labels]]:
@@ -168,6 +191,7 @@ def analyse(
     *,
     exclude: Sequence[str] = (),
     include: Sequence[str] = (),
+    kinds: frozenset[Kind] = DEFAULT_KINDS,
 ) -> Analysis:
     """Find the channel groups of a model.
 
@@ -178,6 +202,8 @@ def analyse(
     rules : operator rules, see :func:`shrinkc.registry.operator_rules`
     exclude, include : patterns (shell style) of node, tensor or group names
         Excluded groups stay whole; with ``include``, all others do.
+    kinds : set of Kind
+        Kinds of channels that may go.
 
     Raises
     ------
@@ -185,21 +211,38 @@ def analyse(
         A pattern matches nothing.
     """
     flow = walk(model.graph, Shadow.of(model, shapes), rules)
+    both = settle_heads(flow, _policy(flow, kinds))
+    settle_followings(flow)
+    settle_mixings(flow)
     cuts, untraced = _stored(flow)
-    shuffles = resolve_grids(flow, model.graph)
+    shuffles = find_shuffles(flow, model.graph)
+    columns = settle_grids(flow, model.graph, {value for shuffle in shuffles for value in shuffle.inner})
     classes = flow.space.classes()
-    frozen = _frozen(flow, classes)
     class_cuts = [
         ClassCut(cut.use, cut.axis, _to_classes(cut.labels, classes), attachment.role, attachment.node)
         for cut, attachment in cuts
     ]
+    frozen = _frozen(flow, classes)
     balances = [classes[balance.rows] for balance in flow.balances]
-    mixed = _mixed_classes(flow, classes)
-    groups = _form_groups(class_cuts, balances, mixed, frozen)
-    groups = _select(groups, exclude, include, frozen)
-    analysis = Analysis(model, flow, classes, class_cuts, groups, shuffles, balances, frozen, untraced)
+    heads = [HeadClasses(classes[link.heads], classes[link.rows]) for link in both]
+    groups = _form_groups(flow, class_cuts, balances, frozen)
+    groups = _select(groups, exclude, include, kinds, frozen)
+    analysis = Analysis(model, flow, classes, class_cuts, groups, shuffles, columns, balances, heads, frozen, untraced)
     analysis.refusals = _refusals(analysis)
     return analysis
+
+
+def _policy(flow: Flow, kinds: frozenset[Kind]) -> HeadPolicy:
+    """What may go of which heads; heads of a normalisation per group of channels always stay."""
+    attention = attention_labels(flow)
+    classes = flow.space.classes()
+
+    def policy(heads: Heads) -> str:
+        if attention.isdisjoint(classes[heads.heads].tolist()) or Kind.HEADS not in kinds:
+            return "rows"
+        return "whole" if Kind.HEAD_DIM not in kinds else "both"
+
+    return policy
 
 
 def _stored(flow: Flow) -> tuple[list[tuple[Cut, Attachment]], list[Attachment]]:
@@ -235,14 +278,16 @@ def _frozen(flow: Flow, classes: Labels) -> dict[int, Blocker]:
     return frozen
 
 
-def _mixed_classes(flow: Flow, classes: Labels) -> set[int]:
+def _mixed_classes(flow: Flow) -> set[int]:
     mixed: set[int] = set()
     for mixing in flow.mixings:
-        mixed.update(np.unique(classes[flow.labels[_mixed(mixing)]]).tolist())
+        labels = compress_classes(flow, flow.labels[_mixed(mixing)])
+        if mixing.axis in labelled_axes(labels):
+            mixed.update(np.unique(flow.space.classes()[labels]).tolist())
     return mixed
 
 
-def _form_groups(cuts: list[ClassCut], balances: list[Labels], mixed: set[int], frozen: Mapping[int, Blocker]) -> list[Group]:
+def _form_groups(flow: Flow, cuts: list[ClassCut], balances: list[Labels], frozen: Mapping[int, Blocker]) -> list[Group]:
     producers: dict[int, list[int]] = defaultdict(list)
     for number, cut in enumerate(cuts):
         if cut.role is Role.PRODUCES:
@@ -255,9 +300,42 @@ def _form_groups(cuts: list[ClassCut], balances: list[Labels], mixed: set[int], 
             by_producers[tuple(producers[index])].append(index)
     owner = {index: key for key, indices in by_producers.items() for index in indices}
     members = _members_by_group(cuts, owner)
-    cells = _cells(balances)
+    traits = _Traits(_cells(balances), _mixed_classes(flow), *_classes_of_kinds(flow))
     names: dict[str, int] = {}
-    return [_group(key, indices, cuts, members[key], cells, mixed, names) for key, indices in sorted(by_producers.items())]
+    return [_group(key, indices, cuts, members[key], traits, names) for key, indices in sorted(by_producers.items())]
+
+
+@dataclass(frozen=True)
+class _Traits:
+    """What is known of single classes: the cells of the balances they lie in, and sets of classes."""
+
+    cells: Mapping[int, tuple[tuple[int, int, int], ...]]
+    mixed: set[int]
+    heads: set[int]
+    rows: set[int]
+    normalised: set[int]
+
+    def kind(self, indices: list[int], producers: list[ClassCut]) -> Kind:
+        """Kind of a group."""
+        if not self.heads.isdisjoint(indices):
+            return Kind.HEADS
+        if not self.rows.isdisjoint(indices):
+            return Kind.HEAD_DIM
+        if len({cut.reader for cut in producers}) > 1 and not self.normalised.isdisjoint(indices):
+            return Kind.STREAM
+        return Kind.CONV if producers[0].reader.op_type in CONVOLUTIONS else Kind.MLP
+
+
+CONVOLUTIONS = frozenset({"Conv", "ConvTranspose", "DeformConv"})
+
+
+def _classes_of_kinds(flow: Flow) -> tuple[set[int], set[int], set[int]]:
+    """Classes of heads of attention, of the channels in their rows, and of normalised values."""
+    classes = flow.space.classes()
+    attention = [heads for heads in flow.heads if is_attention(flow, heads)]
+    heads = {int(index) for link in attention for index in classes[link.heads]}
+    rows = {int(index) for link in attention for index in classes[link.rows].ravel()}
+    return heads, rows, set(classes[normalised_labels(flow)].tolist())
 
 
 Key = tuple[int, ...]
@@ -289,8 +367,7 @@ def _group(
     indices: list[int],
     cuts: list[ClassCut],
     members: list[ClassCut],
-    cells: Mapping[int, tuple[tuple[int, int, int], ...]],
-    mixed: set[int],
+    traits: _Traits,
     names: dict[str, int],
 ) -> Group:
     first = cuts[key[0]]
@@ -298,7 +375,7 @@ def _group(
     indices = sorted(indices, key=order.__getitem__)
     position = {index: place for place, index in enumerate(indices)}
     kinds: dict[object, int] = {}
-    cell = [kinds.setdefault(cells.get(index, ()), len(kinds)) for index in indices]
+    cell = [kinds.setdefault(traits.cells.get(index, ()), len(kinds)) for index in indices]
     lookup = np.full(int(max(int(c.classes.max()) for c in members)) + 2, UNTOUCHED, np.int64)
     for index, place in position.items():
         lookup[index] = place
@@ -308,7 +385,8 @@ def _group(
         members=tuple(Member(cut.use, cut.axis, lookup[cut.classes], cut.role) for cut in members),
         cells=np.asarray(cell, np.int64),
         multiplicity=max(1, round(int(np.isin(first.classes, indices).sum()) / len(indices))),
-        is_exact=not mixed.intersection(indices),
+        is_exact=traits.mixed.isdisjoint(indices),
+        kind=traits.kind(indices, [cuts[number] for number in key]),
     )
 
 
@@ -317,7 +395,13 @@ def _unique(name: str, names: dict[str, int]) -> str:
     return name if names[name] == 1 else f"{name}#{names[name]}"
 
 
-def _select(groups: list[Group], exclude: Sequence[str], include: Sequence[str], frozen: dict[int, Blocker]) -> list[Group]:
+def _select(
+    groups: list[Group],
+    exclude: Sequence[str],
+    include: Sequence[str],
+    kinds: frozenset[Kind],
+    frozen: dict[int, Blocker],
+) -> list[Group]:
     for pattern in (*exclude, *include):
         if not any(_matches(group, pattern) for group in groups):
             raise RecipeError(
@@ -330,11 +414,20 @@ def _select(groups: list[Group], exclude: Sequence[str], include: Sequence[str],
         refused = next((f"--exclude {pattern}" for pattern in exclude if _matches(group, pattern)), None)
         if refused is None and include and not any(_matches(group, pattern) for pattern in include):
             refused = "not named by --include"
+        if refused is None and group.kind not in kinds:
+            refused = NOT_ASKED_FOR[group.kind]
         if refused is None:
             kept.append(group)
         else:
             frozen.update({int(index): Blocker("", "", refused) for index in group.classes})
     return kept
+
+
+NOT_ASKED_FOR = {
+    **{kind: f"--prune does not name {kind.value}" for kind in Kind},
+    Kind.STREAM: "a residual stream that is normalised over its channels stays whole unless --prune names stream",
+    Kind.HEAD_DIM: "dims of attention heads stay whole unless --prune names head-dim",
+}
 
 
 def _matches(group: Group, pattern: str) -> bool:

@@ -22,6 +22,7 @@ class LabelSpace:
     def __init__(self) -> None:
         self._count = 0
         self._edges: list[tuple[Labels, Labels]] = []
+        self._known: tuple[tuple[int, int], Labels] | None = None
 
     def __len__(self) -> int:
         return self._count
@@ -43,6 +44,12 @@ class LabelSpace:
 
     def classes(self) -> Labels:
         """Class of every label, shape ``(len(self),)``; classes are numbered from 0 in order of first label."""
+        state = (self._count, len(self._edges))
+        if self._known is None or self._known[0] != state:
+            self._known = state, self._classes()
+        return self._known[1]
+
+    def _classes(self) -> Labels:
         from scipy.sparse import coo_array
         from scipy.sparse.csgraph import connected_components
 
@@ -82,3 +89,11 @@ def compress(labels: Labels) -> Labels:
         if (labels == first).all():
             labels = first
     return labels
+
+
+def column_axis(labels: Labels) -> int | None:
+    """Axis along which labels count up by one, as they do where an axis was split into rows; None if there is none."""
+    for axis in reversed(labelled_axes(labels)):
+        if (np.diff(labels, axis=axis) == 1).all():
+            return axis
+    return None

@@ -116,13 +116,26 @@ def rectangle_of(kept: np.ndarray) -> np.ndarray:
     return result
 
 
-def kept_shape(shape: Shape, kept: np.ndarray) -> Shape:
+def kept_shape(shape: Shape, kept: np.ndarray, column: int | None = None) -> Shape:
     """Shape of a value once the positions with ``kept`` false (compressed like labels) are gone.
 
-    The kept positions must form a rectangle; callers make sure of it.
+    Parameters
+    ----------
+    shape : tuple of int
+    kept : ndarray of bool
+        A rectangle, or rows that keep the same number each; callers make sure of it.
+    column : int, optional
+        Axis along which the rows run.
+
+    Examples
+    --------
+    >>> kept_shape((2, 3), np.asarray([[True, False, False], [False, False, True]]), 1)
+    (2, 1)
     """
-    axes = labelled_axes(kept)
-    return tuple(
-        int(kept.any(axis=tuple(a for a in range(kept.ndim) if a != axis)).sum()) if axis in axes else size
-        for axis, size in enumerate(shape)
-    )
+    sizes = list(shape)
+    for axis in labelled_axes(kept):
+        if axis == column:
+            sizes[axis] = int(kept.sum(axis=axis).max())
+        else:
+            sizes[axis] = int(kept.any(axis=tuple(a for a in range(kept.ndim) if a != axis)).sum())
+    return tuple(sizes)

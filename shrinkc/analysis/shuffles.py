@@ -1,8 +1,7 @@
-"""Values whose channels lie on two axes at once, and what removal may do to them.
+"""Channel shuffles: rearrangements that lay channels out on a grid for a moment.
 
-A channel shuffle (Reshape, Transpose, Reshape) lays channels out on a grid for a moment.  Removing arbitrary channels
-would leave a ragged grid.  If the whole region only permutes channels, surgery can put one Gather in its place and any
-channels may go; otherwise channels are tied so that what is left is a rectangle.
+Removing arbitrary channels would leave a ragged grid.  As the whole region only permutes channels, surgery can put one
+Gather in its place, and any channels may go.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ import numpy as np
 import onnx_ir as ir
 
 from shrinkc.analysis.flow import Flow
-from shrinkc.analysis.labels import Labels, along, compress, labelled_axes
+from shrinkc.analysis.labels import Labels, along, labelled_axes
 from shrinkc.analysis.node_moves import MOVES, REARRANGEMENTS
 
 
@@ -32,16 +31,9 @@ class Shuffle:
     inner: tuple[ir.Value, ...]
 
 
-def resolve_grids(flow: Flow, graph: ir.Graph) -> list[Shuffle]:
-    """Find the shuffles of a graph; tie the labels of every other value that spans two axes into a rectangle."""
-    shuffles = [shuffle for node in graph if (shuffle := _shuffle_from(flow, node)) is not None]
-    free = {value for shuffle in shuffles for value in shuffle.inner}
-    grids = [labels for value, labels in flow.labels.items() if len(labelled_axes(labels)) > 1 and value not in free]
-    for labels in grids:
-        classes = flow.space.classes()  # a tie made for one grid may have settled the next
-        if len(labelled_axes(compress(classes[labels]))) > 1:
-            flow.make_rectangular(labels)
-    return shuffles
+def find_shuffles(flow: Flow, graph: ir.Graph) -> list[Shuffle]:
+    """Find the shuffles of a graph."""
+    return [shuffle for node in graph if (shuffle := _shuffle_from(flow, node)) is not None]
 
 
 def _shuffle_from(flow: Flow, node: ir.Node) -> Shuffle | None:

@@ -104,22 +104,34 @@ def nary(flow: Flow, node: ir.Node) -> None:
 
 
 def _meet(flow: Flow, node: ir.Node, shape: Shape) -> Labels:
-    """Labels of the result: operands that span every labelled axis are tied, those that broadcast over one are frozen."""
+    """Labels of the result.
+
+    Operands that span every labelled axis are tied.  One that broadcasts over some of them, as a norm per head does over
+    the dims of the head, is the head of those rows; one without channels that broadcasts is frozen.
+    """
     operands = [value for value in node.inputs if value is not None and not flow.is_constant(value)]
     aligned = [(moves.expand(flow.labels_of(value), len(shape)), _align(flow.shape(value), len(shape))) for value in operands]
     varying = {axis for labels, _ in aligned for axis in labelled_axes(labels)}
-    spanning = [labels for labels, dims in aligned if all(dims[axis] == shape[axis] for axis in varying)]
-    for labels, dims in aligned:
-        if any(dims[axis] != shape[axis] for axis in varying):
-            if labelled_axes(labels):
-                raise Blocked("operands carry channels on different axes")
-            flow.freeze(labels, node, "it is broadcast over channels")
-    if not spanning:
+    spans = [all(dims[axis] == shape[axis] for axis in varying) for _, dims in aligned]
+    if not any(spans):
         raise Blocked("operands carry channels on different axes")
-    full = np.broadcast_arrays(*spanning)
+    full = np.broadcast_arrays(*(labels for (labels, _), does_span in zip(aligned, spans, strict=True) if does_span))
     for other in full[1:]:
         flow.space.tie(full[0], other)
-    return compress(full[0])
+    result = compress(full[0])
+    for (labels, _), does_span in zip(aligned, spans, strict=True):
+        if not does_span and not labelled_axes(labels):
+            flow.freeze(labels, node, "it is broadcast over channels")
+        elif not does_span:
+            _head_rows_meet(flow, node, labels, result)
+    return result
+
+
+def _head_rows_meet(flow: Flow, node: ir.Node, heads: Labels, rows: Labels) -> None:
+    """One label for every row: tied to the rows where they do not lie on axes of their own."""
+    if not set(labelled_axes(heads)) <= set(labelled_axes(rows)):
+        raise Blocked("operands carry channels on different axes")
+    flow.link_heads(node, heads, rows)
 
 
 def _align(shape: Shape, rank: int) -> Shape:

@@ -8,18 +8,40 @@ import onnx_ir as ir
 from shrinkc.analysis import moves
 from shrinkc.analysis.attributes import input_at, int_of, string_of
 from shrinkc.analysis.flow import Blocked, Flow, Role, RuleTable
-from shrinkc.analysis.labels import Labels, labelled_axes
+from shrinkc.analysis.labels import Labels, along, labelled_axes, uniform
 from shrinkc.analysis.node_moves import MOVES, setting
+
+
+def data_labels(flow: Flow, node: ir.Node) -> Labels:
+    """Labels of the first input; a constant one (moved by computed sizes or positions) gets channels of its own.
+
+    A class token that is expanded to the batch, or a table of positions that is sliced to the length, is such a constant.
+    Its channels lie on axis 1 of four and more axes, else on the last; it follows what it meets there.
+    """
+    value = node.inputs[0]
+    if not flow.is_constant(value):
+        return flow.labels_of(value)
+    shape = flow.shape(value)
+    wide = [axis for axis, size in enumerate(shape) if size > 1]
+    if not wide:
+        return uniform(int(flow.space.fresh(1)[0]), len(shape))
+    axis = 1 if len(shape) > 3 and shape[1] > 1 else wide[-1]
+    labels = flow.space.fresh(shape[axis])
+    flow.attach(node, 0, axis, labels, Role.FOLLOWS)
+    return along(labels, axis, len(shape))
 
 
 def single_move(flow: Flow, node: ir.Node) -> None:
     """Operators with one data input and one output."""
-    labels = flow.labels_of(node.inputs[0])
+    labels = data_labels(flow, node)
     flow.assign(node.outputs[0], MOVES[node.op_type](flow.shadow, node, labels))
 
 
 def gather(flow: Flow, node: ir.Node) -> None:
     """Gather; a table of channel indices would become ragged, so only a list of them may thin out."""
+    if flow.is_constant(node.inputs[0]):
+        embedding(flow, node)
+        return
     labels = flow.labels_of(node.inputs[0])
     axis = int_of(node, "axis", 0) % labels.ndim
     if axis in labelled_axes(labels) and len(flow.shape(node.inputs[1])) > 1:
@@ -27,9 +49,23 @@ def gather(flow: Flow, node: ir.Node) -> None:
     single_move(flow, node)
 
 
+def embedding(flow: Flow, node: ir.Node) -> None:
+    """Gather of rows of a stored table by computed indices: the last other axis of the table makes channels."""
+    table = flow.shape(node.inputs[0])
+    axis = int_of(node, "axis", 0) % len(table)
+    wide = [other for other, size in enumerate(table) if other != axis and size > 1]
+    moved = uniform(int(flow.space.fresh(1)[0]), len(table))
+    if wide:
+        labels = flow.space.fresh(table[wide[-1]])
+        flow.attach(node, 0, wide[-1], labels, Role.PRODUCES)
+        moved = along(labels, wide[-1], len(table))
+    indices = np.zeros((1,) * len(flow.shape(node.inputs[1])), np.int64)
+    flow.assign(node.outputs[0], moves.take(moved, indices, axis))
+
+
 def spread(flow: Flow, node: ir.Node) -> None:
     """Expand and Tile; one channel repeated over the channel axis gives channels that can go one by one."""
-    labels = flow.labels_of(node.inputs[0])
+    labels = data_labels(flow, node)
     before, after = flow.shape(node.inputs[0]), flow.shape(node.outputs[0])
     moved = MOVES[node.op_type](flow.shadow, node, labels)
     before = (1,) * (len(after) - len(before)) + before
@@ -136,6 +172,11 @@ def space_to_depth(flow: Flow, node: ir.Node) -> None:
     flow.assign_channels(node.outputs[0], np.tile(flow.channels(node.inputs[0], 1), block), 1)
 
 
+def opaque_output(flow: Flow, node: ir.Node) -> None:
+    """Size and Shape of an activation: the result holds no channels."""
+    flow.assign(node.outputs[0], uniform(int(flow.space.fresh(1)[0]), len(flow.shape(node.outputs[0]))))
+
+
 RULES: RuleTable = {
     **{("", op): single_move for op in MOVES},
     ("", "Gather"): gather,
@@ -148,4 +189,6 @@ RULES: RuleTable = {
     ("", "Upsample"): resize,
     ("", "DepthToSpace"): depth_to_space,
     ("", "SpaceToDepth"): space_to_depth,
+    ("", "Shape"): opaque_output,
+    ("", "Size"): opaque_output,
 }

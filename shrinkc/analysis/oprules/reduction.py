@@ -6,7 +6,7 @@ import onnx_ir as ir
 
 from shrinkc.analysis.attributes import int_of
 from shrinkc.analysis.flow import Blocked, Flow, RuleTable
-from shrinkc.analysis.labels import labelled_axes, uniform
+from shrinkc.analysis.labels import Labels, column_axis, labelled_axes, uniform
 from shrinkc.analysis.node_moves import setting
 
 POOLS = ["AveragePool", "GlobalAveragePool", "GlobalLpPool", "GlobalMaxPool", "LpPool", "MaxPool"]
@@ -39,10 +39,7 @@ def reduce(flow: Flow, node: ir.Node) -> None:
     axes = [axis % labels.ndim for axis in setting(flow.shadow, node, 1, "axes") or _default_axes(node, labels.ndim)]
     carried = labelled_axes(labels)
     if any(axis not in axes for axis in carried):
-        for axis in axes:  # of two axes that carry channels one is summed up: what is summed goes together
-            first = labels.take([0], axis)
-            flow.space.tie(labels, first)
-            labels = first
+        labels = _partly(flow, node, labels, [axis for axis in carried if axis in axes])
     elif carried:
         flow.mix(node, 0, axes, keeps_axis=False)
         labels = uniform(int(flow.space.fresh(1)[0]), labels.ndim)
@@ -50,6 +47,14 @@ def reduce(flow: Flow, node: ir.Node) -> None:
         kept = [labels.shape[axis] for axis in range(labels.ndim) if axis not in axes]
         labels = labels.reshape(kept)
     flow.assign(node.outputs[0], labels)
+
+
+def _partly(flow: Flow, node: ir.Node, labels: Labels, summed: list[int]) -> Labels:
+    """Of several axes that carry channels some are summed up: those inside rows leave a head each, others go together."""
+    if summed and column_axis(labels) in summed:
+        flow.mix(node, 0, summed, keeps_axis=False)
+        return flow.head_rows(node, labels, summed)
+    return flow.tie_across(labels, summed)
 
 
 def _default_axes(node: ir.Node, rank: int) -> list[int]:

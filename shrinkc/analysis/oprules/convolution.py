@@ -1,4 +1,4 @@
-"""Contractions: the output gets new channels, the weight is tied to both sides.
+"""Convolutions: the output gets new channels, the weight is tied to both sides.
 
 Convolution weights are ``(O, I/g, k...)``; a transposed convolution's are ``(I, O/g, k...)``.
 """
@@ -10,9 +10,9 @@ import math
 import numpy as np
 import onnx_ir as ir
 
-from shrinkc.analysis.attributes import input_at, int_of
-from shrinkc.analysis.flow import Balance, Blocked, Flow, Role, RuleTable, Work
-from shrinkc.analysis.labels import Labels, Shape, labelled_axes, uniform
+from shrinkc.analysis.attributes import int_of
+from shrinkc.analysis.flow import Balance, Flow, Role, RuleTable, Work
+from shrinkc.analysis.labels import Labels, Shape
 
 
 def conv(flow: Flow, node: ir.Node) -> None:
@@ -79,67 +79,4 @@ def _finish(flow: Flow, node: ir.Node, outputs: Labels, axis: int, role: Role) -
     flow.assign_channels(node.outputs[0], outputs, 1)
 
 
-def gemm(flow: Flow, node: ir.Node) -> None:
-    """Gemm with a constant matrix and an optional constant bias."""
-    flow.require_constant(node, 1, 2)
-    rows_axis, contracted = (1, 0) if int_of(node, "transA", 0) else (0, 1)
-    in_axis, out_axis = (1, 0) if int_of(node, "transB", 0) else (0, 1)
-    if rows_axis in labelled_axes(flow.labels_of(node.inputs[0])):
-        raise Blocked("channels lie on the rows of a Gemm")
-    weight = flow.shape(node.inputs[1])
-    flow.attach(node, 1, in_axis, flow.channels(node.inputs[0], contracted), Role.CONSUMES)
-    outputs = flow.space.fresh(weight[out_axis])
-    flow.attach(node, 1, out_axis, outputs, Role.PRODUCES)
-    flow.assign_channels(node.outputs[0], outputs, 1)
-    if input_at(node, 2) is not None:
-        flow.follow(node, 2, flow.labels[node.outputs[0]])
-    flow.work.append(Work(node, flow.shape(node.outputs[0])[0] * math.prod(weight), 1))
-
-
-def matmul(flow: Flow, node: ir.Node) -> None:
-    """MatMul of an activation with a constant matrix on its right."""
-    if not flow.is_constant(node.inputs[1]):
-        _activation_product(flow, node)
-    weight = flow.shape(node.inputs[1])
-    labels = flow.labels_of(node.inputs[0])
-    rows = math.prod(flow.shape(node.inputs[0])[:-1])
-    if len(weight) != 2:
-        raise Blocked("the constant matrix has batch axes")
-    flow.work.append(Work(node, rows * math.prod(weight), 1))
-    if any(axis != labels.ndim - 1 for axis in labelled_axes(labels)):
-        _pass_rows(flow, node, labels)
-        return
-    flow.attach(node, 1, 0, flow.channels(node.inputs[0], -1), Role.CONSUMES)
-    outputs = flow.space.fresh(weight[1])
-    flow.attach(node, 1, 1, outputs, Role.PRODUCES)
-    flow.assign_channels(node.outputs[0], outputs, len(flow.shape(node.outputs[0])) - 1)
-
-
-def _pass_rows(flow: Flow, node: ir.Node, labels: Labels) -> None:
-    """Channels on the rows pass through; the contracted axis keeps its width."""
-    if labels.shape[-1] > 1:
-        raise Blocked("channels lie on rows and columns of a MatMul")
-    flow.assign(node.outputs[0], labels)
-
-
-def _activation_product(flow: Flow, node: ir.Node) -> None:
-    """Both operands are computed: their work counts, their channels stay."""
-    shape = flow.shape(node.outputs[0])
-    inner = next((flow.shape(v)[-1] for v in node.inputs[:1] if flow.shadow.shape(v)), 1)
-    flow.work.append(Work(node, math.prod(shape) * inner, None))
-    raise Blocked("a product of two computed matrices")
-
-
-def opaque_output(flow: Flow, node: ir.Node) -> None:
-    """Size and Shape of an activation: the result holds no channels."""
-    flow.assign(node.outputs[0], uniform(int(flow.space.fresh(1)[0]), len(flow.shape(node.outputs[0]))))
-
-
-RULES: RuleTable = {
-    ("", "Conv"): conv,
-    ("", "ConvTranspose"): conv_transpose,
-    ("", "Gemm"): gemm,
-    ("", "MatMul"): matmul,
-    ("", "Shape"): opaque_output,
-    ("", "Size"): opaque_output,
-}
+RULES: RuleTable = {("", "Conv"): conv, ("", "ConvTranspose"): conv_transpose}
