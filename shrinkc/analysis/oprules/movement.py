@@ -80,6 +80,9 @@ def concat(flow: Flow, node: ir.Node) -> None:
     rank = len(flow.shape(node.outputs[0]))
     axis = int_of(node, "axis", 1) % rank
     shapes = [flow.shape(value) for value in node.inputs]
+    if all(value in flow.labels and _is_grid_along(flow.labels[value], axis) for value in node.inputs):
+        flow.assign(node.outputs[0], moves.concat([flow.labels_of(value) for value in node.inputs], shapes, axis))
+        return
     across = _labels_across(flow, node, axis)
     parts = []
     for index, (value, shape) in enumerate(zip(node.inputs, shapes, strict=True)):
@@ -87,24 +90,29 @@ def concat(flow: Flow, node: ir.Node) -> None:
             parts.append(_constant_part(flow, node, index, shape, axis, across))
         else:
             parts.append(flow.labels_of(value))
-    flow.assign(node.outputs[0], moves.concat(parts, shapes, axis))
+    if across is not None and not any(axis in labelled_axes(part) for part in parts):
+        flow.assign(node.outputs[0], across)  # every part has the same channels, tied to each other
+    else:
+        flow.assign(node.outputs[0], moves.concat(parts, shapes, axis))
+
+
+def _is_grid_along(labels: Labels, axis: int) -> bool:
+    """Whether channels lie on ``axis`` and on others too; then rows are concatenated, and grids are settled later."""
+    carried = labelled_axes(labels)
+    return axis in carried and len(carried) > 1
 
 
 def _labels_across(flow: Flow, node: ir.Node, axis: int) -> Labels | None:
     """Labels that the parts carry on axes other than the concatenated one, tied between the parts."""
-    first: Labels | None = None
-    for value in node.inputs:
-        if flow.is_constant(value):
-            continue
-        labels = flow.labels_of(value)
-        if any(other != axis for other in labelled_axes(labels)):
-            if axis in labelled_axes(labels):
-                flow.make_rectangular(labels)
-            labels = labels.take([0], axis)
-            if first is not None:
-                flow.space.tie(first, labels)
-            first = labels if first is None else first
-    return first
+    parts = [flow.labels_of(value) for value in node.inputs if not flow.is_constant(value)]
+    first = next((part for part in parts if any(other != axis for other in labelled_axes(part))), None)
+    if first is None:
+        return None
+    for part in parts:
+        if _is_grid_along(part, axis):
+            flow.make_rectangular(part)
+        flow.space.tie(first.take([0], axis), part.take([0], axis))
+    return first.take([0], axis)
 
 
 def _constant_part(flow: Flow, node: ir.Node, index: int, shape: tuple[int, ...], axis: int, across: Labels | None) -> Labels:
