@@ -105,10 +105,11 @@ class Allocating:
 
     def _repaired(self, keep: KeepMap) -> KeepMap:
         """Add channels back until every balance holds and no value is empty."""
-        is_kept = self._analysis.keep_mask(keep)
+        is_kept = self._analysis.named_mask(keep)
         rank = self._ranking()
         while _add_to_short_rows(self._analysis.balances, is_kept, rank) or _add_to_empty(self._occupied, is_kept, rank):
             pass
+        is_kept = self._analysis.without_lost_heads(is_kept)
         return {
             group.name: tuple(int(position) for position in np.flatnonzero(is_kept[group.classes]))
             for group in self._analysis.groups

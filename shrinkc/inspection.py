@@ -29,6 +29,7 @@ class GroupSummary:
     """
 
     name: str
+    kind: str
     channels: int
     channels_per_step: int
     balance_cells: int
@@ -61,6 +62,7 @@ def inspect(
     input_shapes: dict[str, tuple[int, ...]] | None = None,
     exclude: Sequence[str] = (),
     include: Sequence[str] = (),
+    prune: str | None = None,
     progress: Progress | None = None,
 ) -> Inspection:
     """Find the groups of a model and the reasons for everything that must stay.
@@ -70,7 +72,7 @@ def inspect(
     ShrinkcError
         The model cannot be read, or a pattern or shape does not fit it.
     """
-    recipe = recipes.resolve(input_shapes=input_shapes, exclude=exclude, include=include)
+    recipe = recipes.resolve(input_shapes=input_shapes, exclude=exclude, include=include, prune=prune)
     source, reporter = Path(model), progress or Silent()
     with loaded(source, reporter) as model_ir:
         opened = open_model(source, recipe, None, model_ir, reporter)
@@ -90,6 +92,7 @@ def _summary(analysis: Analysis, cost: CostModel, group: Group, dense: Cost) -> 
     producers = {member.use.node.name or member.use.node.op_type for member in group.members if member.role is Role.PRODUCES}
     return GroupSummary(
         name=group.name,
+        kind=group.kind.value,
         channels=group.width * group.multiplicity,
         channels_per_step=group.multiplicity,
         balance_cells=len(np.unique(group.cells)),

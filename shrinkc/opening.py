@@ -53,7 +53,8 @@ def open_model(path: Path, recipe: Recipe, data: Data | None, model: ir.Model, p
     given = _given_shapes(model, recipe, data)
     sizes = shapes.input_shapes(model, given)
     with progress.stage("analysing channels"):
-        analysis = analyse(model, sizes, registry.operator_rules(), exclude=recipe.exclude, include=recipe.include)
+        rules, kinds = registry.operator_rules(), recipe.kinds()
+        analysis = analyse(model, sizes, rules, exclude=recipe.exclude, include=recipe.include, kinds=kinds)
     size = file_bytes(path, model)
     cost = CostModel(analysis, max(0, size - shrinkc_ir.size_bytes(model)))
     assumed = tuple(name for name in shapes.with_free_sizes(model) if name not in given)

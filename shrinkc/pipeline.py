@@ -122,6 +122,9 @@ def compress(
     0.49
     """
     progress = progress or Silent()
+    saved = None if plan is None else plans.read(plan)
+    if saved is not None:  # the kinds that were switched on decide what the groups are
+        settings["prune"] = saved.settings.get("prune")
     recipe = recipes.resolve(**settings)
     source = Path(model)
     artifacts = Artifacts(Path(output) if output is not None else Path(f"{source.stem}.shrunk.onnx"), _path(save_plan))
@@ -133,7 +136,7 @@ def compress(
         opened = open_model(source, recipe, samples, opened_model, progress)
         if samples is not None:
             evidence_data.check_labels(samples, [opened.analysis.shadow.shape(value) for value in opened_model.graph.outputs])
-        chosen = _plan(opened, recipe, _path(plan), samples, progress)
+        chosen = _plan(opened, recipe, saved, str(plan), samples, progress)
         if artifacts.plan is not None or dry_run:
             write_text(artifacts.plan or artifacts.beside(".plan.json"), plans.dumps(chosen))
         if dry_run:
@@ -160,9 +163,9 @@ def _check_paths(artifacts: Artifacts, read: Sequence[Path | None]) -> None:
         taken[path.resolve()] = "this run writes too"
 
 
-def _plan(opened: Opened, recipe: Recipe, saved: Path | None, samples: Data | None, progress: Progress) -> Plan:
+def _plan(opened: Opened, recipe: Recipe, saved: Plan | None, name: str, samples: Data | None, progress: Progress) -> Plan:
     if saved is not None:
-        chosen = planning.replayed(plans.read(saved), opened.analysis, opened.sha256, str(saved))
+        chosen = planning.replayed(saved, opened.analysis, opened.sha256, name)
     else:
         evidence = None if samples is None else Evidence(samples.inputs)
         with progress.stage("scoring and allocating"):

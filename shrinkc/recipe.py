@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from shrinkc import budget, target
+from shrinkc.analysis.kinds import DEFAULT_KINDS, Kind, parse_kinds
 from shrinkc.budget import Budget
 from shrinkc.errors import RecipeError
 
@@ -30,6 +31,8 @@ class Recipe:
     criterion, allocator : str
         Plug-in names.
     round_to, min_width : int
+    prune : str or None
+        Kinds of channels that may go, comma-separated; None is conv, mlp and heads.
     exclude, include : tuple of str
         Patterns of node, tensor or group names.
     optimize : bool
@@ -49,12 +52,17 @@ class Recipe:
     allocator: str = "uniform"
     round_to: int = 1
     min_width: int = 1
+    prune: str | None = None
     exclude: tuple[str, ...] = ()
     include: tuple[str, ...] = ()
     optimize: bool = True
     verify: bool = True
     input_shapes: Mapping[str, tuple[int, ...]] | None = None
     seed: int = 0
+
+    def kinds(self) -> frozenset[Kind]:
+        """Kinds of channels that may go."""
+        return DEFAULT_KINDS if self.prune is None else parse_kinds(self.prune)
 
     def budgets(self) -> list[Budget]:
         """Every budget of the recipe."""
@@ -110,3 +118,4 @@ def _check(recipe: Recipe) -> None:
         if getattr(recipe, name) < 1:
             raise RecipeError("must be at least 1", where=f"--{name.replace('_', '-')} {getattr(recipe, name)}")
     recipe.budgets()
+    recipe.kinds()

@@ -16,8 +16,8 @@ from shrinkc.analysis.flow import Balance, Flow, Following, Heads
 from shrinkc.analysis.labels import Labels, column_axis, labelled_axes
 from shrinkc.analysis.oprules.elementwise import NARY, UNARY
 
-HeadPolicy = Callable[[Heads], "str"]
-"""What may go of some heads: ``whole`` heads, ``rows`` (channels inside them) or ``both``."""
+HeadPolicy = Callable[[int, Heads], str]
+"""What may go of the heads of that number: ``whole`` heads, ``rows`` (channels inside them) or ``both``."""
 
 PRODUCTS = frozenset({"MatMul", "Gemm", "Einsum"})
 """Operators whose rule ties rows to rows by itself."""
@@ -26,8 +26,8 @@ PRODUCTS = frozenset({"MatMul", "Gemm", "Einsum"})
 def settle_heads(flow: Flow, policy: HeadPolicy) -> list[Heads]:
     """Tie every row to its head, or keep the heads, as the policy says; returns the heads for which both may go."""
     both = []
-    for heads in flow.heads:
-        chosen = "whole" if heads.is_rigid else policy(heads)
+    for number, heads in enumerate(flow.heads):
+        chosen = "whole" if heads.is_rigid else policy(number, heads)
         if chosen == "whole":
             flow.space.tie(heads.rows, heads.heads[:, None])
         elif chosen == "rows":

@@ -5,7 +5,7 @@ from __future__ import annotations
 import fnmatch
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -163,11 +163,20 @@ class Analysis:
         keep : mapping of group name to kept positions
             Groups that are not named are kept whole.
         """
+        return self.without_lost_heads(self.named_mask(keep))
+
+    def named_mask(self, keep: Mapping[str, Iterable[int]]) -> BoolArray:
+        """Like :meth:`keep_mask`, but the rows of heads that go are still there."""
         mask = np.ones(self.n_classes + 1, bool)
         for group in self.groups:
             if group.name in keep:
                 mask[group.classes] = False
                 mask[group.classes[np.asarray(list(keep[group.name]), np.int64)]] = True
+        return mask
+
+    def without_lost_heads(self, mask: BoolArray) -> BoolArray:
+        """Mask in which the channels of every head that goes are gone too."""
+        mask = mask.copy()
         for heads in self.heads:
             mask[heads.rows[~mask[heads.heads]]] = False
         return mask
@@ -210,39 +219,98 @@ def analyse(
     RecipeError
         A pattern matches nothing.
     """
-    flow = walk(model.graph, Shadow.of(model, shapes), rules)
-    both = settle_heads(flow, _policy(flow, kinds))
-    settle_followings(flow)
-    settle_mixings(flow)
-    cuts, untraced = _stored(flow)
-    shuffles = find_shuffles(flow, model.graph)
-    columns = settle_grids(flow, model.graph, {value for shuffle in shuffles for value in shuffle.inner})
-    classes = flow.space.classes()
+    shadow = Shadow.of(model, shapes)
+    settled = _settled(model.graph, shadow, rules, lambda flow: _policy(flow, kinds))
+    if settled.both:
+        rows_only = _settled(model.graph, shadow, rules, lambda flow: _policy(flow, kinds - {Kind.HEADS}))
+        heads_only = _settled(model.graph, shadow, rules, lambda flow: _policy(flow, kinds - {Kind.HEAD_DIM}))
+        compromise = {**dict.fromkeys(_crowded(rows_only), "whole"), **dict.fromkeys(_lonely(heads_only), "rows")}
+        settled = _settled(model.graph, shadow, rules, lambda flow: _policy(flow, kinds, compromise))
+    flow, classes = settled.flow, settled.flow.space.classes()
     class_cuts = [
         ClassCut(cut.use, cut.axis, _to_classes(cut.labels, classes), attachment.role, attachment.node)
-        for cut, attachment in cuts
+        for cut, attachment in settled.cuts
     ]
     frozen = _frozen(flow, classes)
     balances = [classes[balance.rows] for balance in flow.balances]
-    heads = [HeadClasses(classes[link.heads], classes[link.rows]) for link in both]
-    groups = _form_groups(flow, class_cuts, balances, frozen)
+    heads = [HeadClasses(classes[link.heads], classes[link.rows]) for link in settled.both]
+    groups = _form_groups(flow, [*class_cuts, *_cuts_of_heads(class_cuts, heads)], balances, frozen)
     groups = _select(groups, exclude, include, kinds, frozen)
-    analysis = Analysis(model, flow, classes, class_cuts, groups, shuffles, columns, balances, heads, frozen, untraced)
+    analysis = Analysis(
+        model, flow, classes, class_cuts, groups, settled.shuffles, settled.columns, balances, heads, frozen, settled.untraced
+    )
     analysis.refusals = _refusals(analysis)
     return analysis
 
 
-def _policy(flow: Flow, kinds: frozenset[Kind]) -> HeadPolicy:
-    """What may go of which heads; heads of a normalisation per group of channels always stay."""
+@dataclass(frozen=True)
+class _Settled:
+    """Labels after everything that ties them has been found."""
+
+    flow: Flow
+    both: list[Heads]
+    cuts: list[tuple[Cut, Attachment]]
+    untraced: list[Attachment]
+    shuffles: list[Shuffle]
+    columns: dict[ir.Value, int]
+
+
+def _settled(graph: ir.Graph, shadow: Shadow, rules: RuleTable, policy_for: Callable[[Flow], HeadPolicy]) -> _Settled:
+    flow = walk(graph, shadow, rules)
+    both = settle_heads(flow, policy_for(flow))
+    settle_followings(flow)
+    settle_mixings(flow)
+    cuts, untraced = _stored(flow)
+    shuffles = find_shuffles(flow, graph)
+    columns = settle_grids(flow, graph, {value for shuffle in shuffles for value in shuffle.inner})
+    return _Settled(flow, both, cuts, untraced, shuffles, columns)
+
+
+def _policy(flow: Flow, kinds: frozenset[Kind], compromise: Mapping[int, str] | None = None) -> HeadPolicy:
+    """What may go of which heads; those of a normalisation per group of channels always stay.
+
+    ``compromise`` says it for the numbers of those heads that cannot go beside the channels in their rows.
+    """
     attention = attention_labels(flow)
     classes = flow.space.classes()
 
-    def policy(heads: Heads) -> str:
+    def policy(number: int, heads: Heads) -> str:
         if attention.isdisjoint(classes[heads.heads].tolist()) or Kind.HEADS not in kinds:
             return "rows"
-        return "whole" if Kind.HEAD_DIM not in kinds else "both"
+        return "whole" if Kind.HEAD_DIM not in kinds else (compromise or {}).get(number, "both")
 
     return policy
+
+
+def _crowded(settled: _Settled) -> list[int]:
+    """Heads some channel of which lies in two rows, as where rotary positions tie the dims of all heads."""
+    classes = settled.flow.space.classes()
+    found = []
+    for number, heads in enumerate(settled.flow.heads):
+        rows = np.unique(classes[heads.rows], axis=0)  # queries of one key have one row together, that is no crowd
+        if len(rows) == 1 or len(np.unique(rows)) < sum(len(np.unique(row)) for row in rows):
+            found.append(number)
+    return found
+
+
+def _lonely(settled: _Settled) -> list[int]:
+    """Heads that are all tied to each other, as where one key serves them all: there is none to remove."""
+    classes = settled.flow.space.classes()
+    return [number for number, heads in enumerate(settled.flow.heads) if len(np.unique(classes[heads.heads])) == 1]
+
+
+def _cuts_of_heads(cuts: list[ClassCut], heads: list[HeadClasses]) -> list[ClassCut]:
+    """The cuts that removing a head makes, as cuts of the head itself."""
+    owner: dict[int, int] = {}
+    for link in heads:
+        for head, row in zip(link.heads.tolist(), link.rows.tolist(), strict=True):
+            owner.update(dict.fromkeys(row, head))
+    found = []
+    for cut in cuts:
+        mapped = np.asarray([owner.get(index, UNTOUCHED) for index in cut.classes.tolist()], np.int64)
+        if owner and (mapped != UNTOUCHED).any():
+            found.append(ClassCut(cut.use, cut.axis, mapped, cut.role, cut.reader))
+    return found
 
 
 def _stored(flow: Flow) -> tuple[list[tuple[Cut, Attachment]], list[Attachment]]:

@@ -17,6 +17,7 @@ PLANNING = (
     "allocator",
     "round_to",
     "min_width",
+    "prune",
     "exclude",
     "include",
     "target",

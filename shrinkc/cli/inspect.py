@@ -30,13 +30,16 @@ def inspect(
     input_shapes: tuple[tuple[str, tuple[int, ...]], ...],
     exclude: tuple[str, ...],
     include: tuple[str, ...],
+    prune: str | None,
 ) -> None:
     """List the channel groups of MODEL and the reasons for everything that must stay."""
     progress = progress_for(quiet, verbose)
 
     from shrinkc.inspection import inspect as run
 
-    inspection = run(model, input_shapes=shapes_of(input_shapes), exclude=exclude, include=include, progress=progress)
+    inspection = run(
+        model, input_shapes=shapes_of(input_shapes), exclude=exclude, include=include, prune=prune, progress=progress
+    )
     if as_json:
         click.echo(json.dumps(inspection.to_json(), indent=1))
     elif not quiet:
@@ -57,8 +60,8 @@ def _show(inspection: Inspection) -> None:
     totals = f"{count(cost.macs)} MACs, {count(cost.parameters)} parameters, {size(cost.size_bytes)}"
     console.print(escape(f"{inspection.model}: {totals}, at {shapes}"))
     table = Table(title=f"{len(inspection.groups)} groups can be pruned", title_justify="left")
-    for name in ("group", "channels", "tensors", "holds MACs", "holds parameters", "remarks"):
-        table.add_column(name, justify="left" if name in ("group", "remarks") else "right", overflow="fold")
+    for name in ("group", "kind", "channels", "tensors", "holds MACs", "holds parameters", "remarks"):
+        table.add_column(name, justify="left" if name in ("group", "kind", "remarks") else "right", overflow="fold")
     for group in inspection.groups:
         remarks = [] if group.is_exact else ["mixed by a normalisation"]
         if group.channels_per_step > 1:
@@ -67,6 +70,7 @@ def _show(inspection: Inspection) -> None:
             remarks.append(f"equally from {group.balance_cells} rows")
         table.add_row(
             escape(group.name),
+            group.kind,
             str(group.channels),
             str(group.tensors),
             count(group.macs),

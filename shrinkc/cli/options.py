@@ -33,6 +33,11 @@ def model_options(command: Command) -> Command:
     """Options about the model and its channels."""
     for option in (
         click.option(
+            "--prune",
+            metavar="KINDS",
+            help="Kinds of channels that may go: conv,mlp,heads,head-dim,stream.  [default: conv,mlp,heads]",
+        ),
+        click.option(
             "--include",
             multiple=True,
             metavar="PATTERN",

@@ -21,6 +21,7 @@ class GroupRow:
     """One group, before and after."""
 
     name: str
+    kind: str
     channels_before: int
     channels_after: int
     is_exact: bool
@@ -86,6 +87,7 @@ def group_rows(analysis: Analysis, plan: Plan) -> tuple[GroupRow, ...]:
     return tuple(
         GroupRow(
             group.name,
+            group.kind.value,
             group.width * group.multiplicity,
             len(keep.get(group.name, range(group.width))) * group.multiplicity,
             group.is_exact,
