@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnx_ir as ir
 
+from shrinkc import resizing_attention
 from shrinkc.analysis.attributes import input_at, int_of
 from shrinkc.analysis.labels import Labels, labelled_axes
 from shrinkc.analysis.node_moves import positions, slices_of
@@ -75,19 +76,39 @@ def _patch_concat(
     concat = _own_concat(surgery, node, 1)
     if concat is None:
         return False
-    sizes = [surgery.shadow.shape(piece) for piece in concat.inputs]
-    if any(size != (1,) for size in sizes) or len(sizes) != len(target):
-        return False
-    for index, size in enumerate(target):
-        if before[index] != expected[index] and size > 0:
-            # A computed piece may hold free sizes beside the width (channels * height * width): leave it to the rest.
-            is_number = surgery.shadow[concat.inputs[index]].is_static
-            piece = size if is_number or -1 in target else -1
-            constant = surgery.add_constant(f"{node.outputs[0].name}.size{index}", np.asarray([piece], np.int64))
-            concat.replace_input_with(index, constant)
+    start = 0
+    for index, piece in enumerate(concat.inputs):
+        length = (surgery.shadow.shape(piece) or (0,))[0]
+        run = slice(start, start + length)
+        if before[run] != expected[run] and any(size > 0 for size in target[run]):
+            new = _target_piece(surgery, concat, piece, target, run, before, expected)
+            concat.replace_input_with(index, new)
+        start += length
     surgery.shadow.visit(concat)
     surgery.shadow.visit(node)
-    return surgery.shadow.shape(node.outputs[0]) == expected
+    return start == len(target) and surgery.shadow.shape(node.outputs[0]) == expected
+
+
+def _target_piece(
+    surgery: Surgery,
+    concat: ir.Node,
+    piece: ir.Value | None,
+    target: list[int],
+    run: slice,
+    before: tuple[int, ...],
+    expected: tuple[int, ...],
+) -> ir.Value:
+    """A piece of a target: a stored one is written anew, of a computed one only the widths that changed.
+
+    A computed piece may hold free sizes beside the width (channels * height * width): it is left to the rest.
+    """
+    if (piece is not None and surgery.shadow[piece].is_static) or -1 in target:
+        numbers = target[run]
+    elif run.stop - run.start == 1:
+        numbers = [-1]
+    else:
+        return _patched_piece(surgery, concat, piece, before[run], expected[run])
+    return surgery.add_constant(f"{concat.outputs[0].name}.size{run.start}", np.asarray(numbers, np.int64))
 
 
 def _own_concat(surgery: Surgery, node: ir.Node, index: int) -> ir.Node | None:
@@ -285,15 +306,17 @@ def _data(node: ir.Node) -> ir.Value:
     return value
 
 
-RESIZERS: dict[str, Resizer] = {
-    "Conv": conv,
-    "ConvTranspose": conv,
-    "Reshape": reshape,
-    "Expand": reshape,
-    "Tile": tile,
-    "Split": split,
-    "Slice": slice_,
-    "Gather": gather,
-    "Pad": pad,
-    "Resize": resize,
+RESIZERS: dict[tuple[str, str], Resizer] = {
+    ("", "Conv"): conv,
+    ("", "ConvTranspose"): conv,
+    ("", "Reshape"): reshape,
+    ("", "Expand"): reshape,
+    ("", "Tile"): tile,
+    ("", "Split"): split,
+    ("", "Slice"): slice_,
+    ("", "Gather"): gather,
+    ("", "Pad"): pad,
+    ("", "Resize"): resize,
+    **resizing_attention.RESIZERS,
 }
+"""By domain and operator."""

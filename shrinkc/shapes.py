@@ -17,6 +17,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from shrinkc import ir as shrinkc_ir
+from shrinkc.contrib_shapes import SHAPES
 from shrinkc.errors import RecipeError
 
 DEFAULT_SPATIAL = 224
@@ -199,6 +200,8 @@ class Shadow:
     def _infer_types(self, node: ir.Node, inputs: list[Fact]) -> Iterable[Fact]:
         """Onnx's own inference for one node; falls back to what the model declares."""
         declared = [Fact(_declared_shape(value), value.dtype) for value in node.outputs]
+        if node.domain == "com.microsoft" and node.op_type in SHAPES:
+            return self._contrib(node, inputs, declared)
         domain = "" if node.domain == "ai.onnx" else node.domain
         if _has_subgraph(node) or not onnx.defs.has(node.op_type, domain):
             return declared
@@ -211,6 +214,11 @@ class Shadow:
         except Exception:  # inference refuses what it cannot prove; unknown is an honest answer
             return declared
         return [_typed(found.get(value.name or ""), fallback) for value, fallback in zip(node.outputs, declared, strict=True)]
+
+    def _contrib(self, node: ir.Node, inputs: list[Fact], declared: list[Fact]) -> list[Fact]:
+        """Facts by our own rules; float results are of the first input's type."""
+        shapes = SHAPES[node.op_type](node, [fact.shape for fact in inputs])
+        return [Fact(shape or fact.shape, fact.dtype or inputs[0].dtype) for shape, fact in zip(shapes, declared, strict=True)]
 
     def _inference_inputs(self, node: ir.Node, inputs: list[Fact]) -> tuple[dict[str, Any], dict[str, Any]]:
         types: dict[str, Any] = {}

@@ -79,6 +79,11 @@ class Surgery:
             return np.arange(shape[axis])
         return np.flatnonzero(kept.any(axis=tuple(other for other in range(kept.ndim) if other != axis)))
 
+    def removals_of(self, original: ir.Node, index: int) -> Removal:
+        """What the stored tensor behind an input of an original node loses."""
+        value = original.inputs[index]
+        return () if value is None else self.removals.get(Use(value, original, index), ())
+
     def fresh_name(self, stem: str) -> str:
         """Name that no value of the copy has yet: ``stem``, or with a number."""
         unique, number = stem, 1
@@ -254,7 +259,7 @@ def _adapt(surgery: Surgery, original: ir.Node) -> None:
     node = surgery.nodes[original]
     _keep_computed_scalars(surgery, original, node)
     surgery.shadow.visit(node)
-    resizer = RESIZERS.get(original.op_type) if original.domain in ("", "ai.onnx") else None
+    resizer = RESIZERS.get(("" if original.domain == "ai.onnx" else original.domain, original.op_type))
     if resizer is not None and (_touched(surgery, original) or not _fits(surgery, original)):
         node = resizer(surgery, original, node) or node
         surgery.shadow.visit(node)

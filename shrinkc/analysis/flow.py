@@ -13,7 +13,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from shrinkc.analysis.attributes import input_at
-from shrinkc.analysis.labels import Labels, LabelSpace, Shape, along, labelled_axes, uniform
+from shrinkc.analysis.labels import Labels, LabelSpace, Shape, along, labelled_axes, main_axis, uniform
 from shrinkc.shapes import Shadow
 
 
@@ -76,12 +76,15 @@ class Heads:
     rows : ndarray of shape (rows, channels), int64
     is_rigid : bool
         A row goes with its head only, as a whole.
+    is_balanced : bool
+        If channels go one by one, every row keeps the same number; set where the rows lie side by side on one axis.
     """
 
     node: ir.Node
     heads: Labels
     rows: Labels
     is_rigid: bool = False
+    is_balanced: bool = False
 
 
 @dataclass(frozen=True)
@@ -220,11 +223,13 @@ class Flow:
         self.link_heads(node, heads, labels)
         return heads
 
-    def link_heads(self, node: ir.Node, heads: Labels, rows: Labels, *, is_rigid: bool = False) -> None:
+    def link_heads(
+        self, node: ir.Node, heads: Labels, rows: Labels, *, is_rigid: bool = False, is_balanced: bool = False
+    ) -> None:
         """Note that each of ``heads`` stands for the row of ``rows`` it broadcasts over."""
         outer = labelled_axes(heads)
         order = [*outer, *(axis for axis in range(rows.ndim) if axis not in outer)]
-        self.heads.append(Heads(node, heads.reshape(-1), rows.transpose(order).reshape(heads.size, -1), is_rigid))
+        self.heads.append(Heads(node, heads.reshape(-1), rows.transpose(order).reshape(heads.size, -1), is_rigid, is_balanced))
 
     def mark(self) -> tuple[int, ...]:
         """State to go back to if a rule gives up half-way; ties stay, they only make groups larger."""
@@ -267,9 +272,9 @@ class Flow:
                 self.mixings.append(Mixing(node, input_index, axis, keeps_axis))
 
     def make_rectangular(self, labels: Labels) -> None:
-        """Tie labels that vary along several axes so that they vary along the widest only."""
-        axes = labelled_axes(labels)
-        self.tie_across(labels, [axis for axis in axes if axis != max(axes, key=lambda axis: labels.shape[axis])])
+        """Tie labels that vary along several axes so that they vary along one only."""
+        main = main_axis(labels)
+        self.tie_across(labels, [axis for axis in labelled_axes(labels) if axis != main])
 
     def tie_across(self, labels: Labels, axes: Sequence[int]) -> Labels:
         """Tie what lies along ``axes``; returns the labels that are left."""

@@ -13,13 +13,13 @@ import numpy as np
 import onnx_ir as ir
 
 from shrinkc.analysis.flow import Balance, Flow, Following, Heads
-from shrinkc.analysis.labels import Labels, column_axis, labelled_axes
+from shrinkc.analysis.labels import Labels, column_axis, labelled_axes, main_axis
 from shrinkc.analysis.oprules.elementwise import NARY, UNARY
 
 HeadPolicy = Callable[[int, Heads], str]
 """What may go of the heads of that number: ``whole`` heads, ``rows`` (channels inside them) or ``both``."""
 
-PRODUCTS = frozenset({"MatMul", "Gemm", "Einsum"})
+PRODUCTS = frozenset({"Attention", "Einsum", "Gemm", "MatMul", "MultiHeadAttention", "GroupQueryAttention"})
 """Operators whose rule ties rows to rows by itself."""
 
 
@@ -28,6 +28,8 @@ def settle_heads(flow: Flow, policy: HeadPolicy) -> list[Heads]:
     both = []
     for number, heads in enumerate(flow.heads):
         chosen = "whole" if heads.is_rigid else policy(number, heads)
+        if chosen != "whole" and heads.is_balanced:
+            flow.balances.append(Balance(heads.node.name or heads.node.op_type, heads.rows))
         if chosen == "whole":
             flow.space.tie(heads.rows, heads.heads[:, None])
         elif chosen == "rows":
@@ -54,7 +56,7 @@ def settle_followings(flow: Flow) -> None:
         carried = labelled_axes(labels)
         own = [axis for axis in carried if following.axes[axis] is not None]
         if own:
-            main = max(own, key=lambda axis: labels.shape[axis])
+            main = main_axis(labels, own)
             _attach_along(flow, following, flow.tie_across(labels, [axis for axis in carried if axis != main]), main)
 
 
@@ -130,9 +132,11 @@ def _balanced(flow: Flow, grids: dict[ir.Value, Labels], columns: dict[ir.Value,
 
 def _moves_rows(flow: Flow, node: ir.Node, columns: dict[ir.Value, int]) -> bool:
     """Whether every row a node gives is a row it was given, whole and in order."""
+    if node.op_type in PRODUCTS and node.domain in ("", "ai.onnx", "com.microsoft"):
+        return True
     if node.domain not in ("", "ai.onnx"):
         return False
-    if node.op_type in PRODUCTS or (node.op_type in UNARY and len(node.outputs) == 1):
+    if node.op_type in UNARY and len(node.outputs) == 1:
         return True
     inputs = [value for value in node.inputs if value in flow.labels and labelled_axes(flow.labels[value])]
     outputs = [value for value in node.outputs if value in flow.labels and labelled_axes(flow.labels[value])]

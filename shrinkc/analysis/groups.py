@@ -23,7 +23,7 @@ from shrinkc.analysis.grids import (
     settle_heads,
     settle_mixings,
 )
-from shrinkc.analysis.kinds import DEFAULT_KINDS, Kind, attention_labels, is_attention, normalised_labels
+from shrinkc.analysis.kinds import DEFAULT_KINDS, Kind, attention_heads, normalised_labels
 from shrinkc.analysis.labels import Labels, labelled_axes
 from shrinkc.analysis.shuffles import Shuffle, find_shuffles
 from shrinkc.errors import RecipeError
@@ -271,11 +271,10 @@ def _policy(flow: Flow, kinds: frozenset[Kind], compromise: Mapping[int, str] | 
 
     ``compromise`` says it for the numbers of those heads that cannot go beside the channels in their rows.
     """
-    attention = attention_labels(flow)
-    classes = flow.space.classes()
+    attention = attention_heads(flow)
 
     def policy(number: int, heads: Heads) -> str:
-        if attention.isdisjoint(classes[heads.heads].tolist()) or Kind.HEADS not in kinds:
+        if not attention[number] or Kind.HEADS not in kinds:
             return "rows"
         return "whole" if Kind.HEAD_DIM not in kinds else (compromise or {}).get(number, "both")
 
@@ -400,7 +399,7 @@ CONVOLUTIONS = frozenset({"Conv", "ConvTranspose", "DeformConv"})
 def _classes_of_kinds(flow: Flow) -> tuple[set[int], set[int], set[int]]:
     """Classes of heads of attention, of the channels in their rows, and of normalised values."""
     classes = flow.space.classes()
-    attention = [heads for heads in flow.heads if is_attention(flow, heads)]
+    attention = [heads for heads, is_found in zip(flow.heads, attention_heads(flow), strict=True) if is_found]
     heads = {int(index) for link in attention for index in classes[link.heads]}
     rows = {int(index) for link in attention for index in classes[link.rows].ravel()}
     return heads, rows, set(classes[normalised_labels(flow)].tolist())

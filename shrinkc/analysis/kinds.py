@@ -77,13 +77,14 @@ def is_attention(flow: Flow, heads: Heads) -> bool:
     return len(computed) > 1 and heads.node.op_type not in NARY
 
 
-def attention_labels(flow: Flow) -> set[int]:
-    """Classes of every head of an attention."""
+def attention_heads(flow: Flow) -> list[bool]:
+    """Whether each of the flow's heads are heads of an attention: by themselves, or as they stand for the same rows."""
     classes = flow.space.classes()
-    found: set[int] = set()
-    for heads in flow.heads:
-        if is_attention(flow, heads):
-            found.update(classes[heads.heads].tolist())
+    labels = [set(np.concatenate([classes[heads.heads], classes[heads.rows].ravel()]).tolist()) for heads in flow.heads]
+    found = [is_attention(flow, heads) for heads in flow.heads]
+    reached = set().union(*(own for own, is_found in zip(labels, found, strict=True) if is_found))
+    for number, own in enumerate(labels):  # in the order of the graph: a norm per head comes before what it feeds
+        found[number] = found[number] or not reached.isdisjoint(own)
     return found
 
 

@@ -7,6 +7,7 @@ smallest thing that can be removed.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -97,3 +98,10 @@ def column_axis(labels: Labels) -> int | None:
         if (np.diff(labels, axis=axis) == 1).all():
             return axis
     return None
+
+
+def main_axis(labels: Labels, among: Sequence[int] | None = None) -> int:
+    """Axis along which channels are best left free: inside rows if there are rows, else the widest."""
+    axes = labelled_axes(labels) if among is None else among
+    column = column_axis(labels)
+    return column if column is not None and column in axes else max(axes, key=lambda axis: labels.shape[axis])

@@ -138,4 +138,12 @@ def _align(shape: Shape, rank: int) -> Shape:
     return (1,) * (rank - len(shape)) + shape
 
 
-RULES: RuleTable = {**{("", op): unary for op in UNARY}, **{("", op): nary for op in NARY}}
+MICROSOFT_UNARY = ["Gelu", "QuickGelu"]
+MICROSOFT_NARY = ["BiasGelu", "FastGelu"]
+
+RULES: RuleTable = {
+    **{("", op): unary for op in UNARY},
+    **{("", op): nary for op in NARY},
+    **{("com.microsoft", op): unary for op in MICROSOFT_UNARY},
+    **{("com.microsoft", op): nary for op in MICROSOFT_NARY},
+}
