@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import atexit
-import math
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx_ir as ir
 
+from shrinkc.admission import check_external_data, check_proto, check_structure
 from shrinkc.errors import ModelLoadError, UnsupportedGraphError
+from shrinkc.graphs import all_graphs, attribute_tensors, graph_pairs, tensors
 
 if TYPE_CHECKING:
     import onnx
@@ -52,7 +52,7 @@ def load(path: str | os.PathLike[str], work_dir: Path | None = None) -> ir.Model
         raise ModelLoadError("the model file does not exist", where=str(path))
     model = _parse(path)
     check_external_data(model, path.parent)
-    _check_structure(model, path)
+    check_structure(model, path)
     _check_writable(model, path)
     if work_dir is not None and path.stat().st_size >= INLINE_LIMIT_BYTES:
         model = _spill(model, work_dir)
@@ -60,11 +60,28 @@ def load(path: str | os.PathLike[str], work_dir: Path | None = None) -> ir.Model
 
 
 def _parse(path: Path) -> ir.Model:
+    proto = _read(path)
+    check_proto(proto, path)
+    try:
+        model = _converted(proto)
+    except Exception as error:  # onnx_ir raises many types on malformed graphs; all but one mean the same to a user
+        cause = _root(error)
+        if isinstance(cause, NotImplementedError):
+            raise UnsupportedGraphError(
+                "the model uses something that could not be written again", where=str(path), because=str(cause)
+            ) from error
+        raise ModelLoadError("the graph is malformed", where=str(path), because=f"{type(cause).__name__}: {cause}") from error
+    for tensor in external_tensors(model):
+        tensor.base_dir = path.parent
+    return model
+
+
+def _read(path: Path) -> onnx.ModelProto:
     import onnx
     from google.protobuf.message import DecodeError
 
     try:
-        proto = onnx.load(str(path), load_external_data=False)
+        return onnx.load(str(path), load_external_data=False)
     except (DecodeError, ValueError, OSError, RuntimeError) as error:
         raise ModelLoadError(
             "not a readable ONNX model",
@@ -72,85 +89,33 @@ def _parse(path: Path) -> ir.Model:
             because=str(error).splitlines()[0] if str(error) else type(error).__name__,
             hint="check that the file is complete and not encrypted",
         ) from error
-    _check_proto(proto, path)
-    try:
-        model = ir.from_proto(proto)
-    except Exception as error:  # onnx_ir raises many types on malformed graphs; all of them mean the same to a user
-        cause = error.__cause__ or error
-        raise ModelLoadError("the graph is malformed", where=str(path), because=f"{type(cause).__name__}: {cause}") from error
-    ir.external_data.set_base_dir(model.graph, path.parent)
+
+
+def _converted(proto: onnx.ModelProto) -> ir.Model:
+    """The model as IR, and what onnx_ir gets wrong: declared initializers, function inputs, metadata of tensors."""
+    model = ir.from_proto(proto)
+    for graph, graph_proto in graph_pairs(model.graph, proto.graph):
+        for name in {info.name for info in graph_proto.value_info} & graph.initializers.keys():
+            graph.initializers[name].meta[DECLARED] = True
+    for function, function_proto in zip(model.functions.values(), proto.functions, strict=True):
+        declared = {info.name: info for info in function_proto.value_info}
+        for value in function.inputs:
+            if value.name in declared:
+                ir.serde.deserialize_value_info_proto(declared[value.name], value)
+    for tensor in tensors(model):
+        if isinstance(tensor, ir.serde.TensorProtoTensor) and tensor.raw.metadata_props:
+            del tensor.raw.metadata_props[:]  # onnx_ir keeps its own copy and would write both
     return model
 
 
-def _check_proto(proto: onnx.ModelProto, path: Path) -> None:
-    """Refuse what the IR would silently lose or invent."""
-    graph = proto.graph
-    if not proto.ir_version or not (graph.node or graph.output):
-        raise ModelLoadError(
-            "not an ONNX model", where=str(path), because="it has no graph", hint="encrypted and renamed files look like this"
-        )
-    constants = [a.t for node in graph.node if node.op_type == "Constant" for a in node.attribute if a.name == "value"]
-    for tensor in (*graph.initializer, *constants):
-        _check_stored(tensor, path)
-    if graph.sparse_initializer:
-        names = ", ".join(tensor.values.name for tensor in graph.sparse_initializer[:3])
-        raise UnsupportedGraphError(
-            "the model has sparse initializers", where=names, hint="convert them to dense tensors first"
-        )
+def _root(error: BaseException) -> BaseException:
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error
 
 
-def check_external_data(model: ir.Model, folder: Path) -> None:
-    """Refuse external data that leaves the model's folder, is missing, or is shorter than declared.
-
-    Raises
-    ------
-    UnsupportedGraphError
-        A location is absolute, climbs with ``..`` or passes through a symbolic link out of ``folder``.
-    ModelLoadError
-        The data file is missing or truncated.
-    """
-    root = folder.resolve()
-    for tensor in _tensors(model):
-        if not isinstance(tensor, ir.ExternalTensor):
-            continue
-        if "\0" in os.fspath(tensor.location):
-            raise ModelLoadError("external data has an impossible location", where=tensor.name or "")
-        location = Path(os.fspath(tensor.location))
-        resolved = (root / location).resolve()
-        if location.is_absolute() or ".." in location.parts or not resolved.is_relative_to(root):
-            raise UnsupportedGraphError(
-                "external data outside the model's folder is refused", where=f"{tensor.name}: {location}"
-            )
-        if not resolved.is_file():
-            raise ModelLoadError("external data is missing", where=f"{tensor.name}: {location}")
-        if resolved.stat().st_size < (tensor.offset or 0) + tensor.nbytes:
-            raise ModelLoadError("external data is truncated", where=f"{tensor.name}: {location}")
-
-
-def _check_stored(tensor: onnx.TensorProto, path: Path) -> None:
-    """Refuse a tensor whose stored bytes do not fill its shape."""
-    import onnx
-
-    where = f"{path}: {tensor.name}"
-    if any(dim < 0 for dim in tensor.dims):
-        raise ModelLoadError("a tensor has a negative size", where=where)
-    elements = math.prod(tensor.dims)
-    external = {entry.key: entry.value for entry in tensor.external_data}
-    is_external = tensor.data_location == onnx.TensorProto.EXTERNAL
-    if tensor.data_type == onnx.TensorProto.STRING or not (tensor.HasField("raw_data") or "length" in external):
-        typed = ("float_data", "int32_data", "int64_data", "double_data", "uint64_data", "string_data")
-        if elements and not is_external and not any(len(getattr(tensor, name)) for name in typed):
-            raise ModelLoadError("a tensor holds no data", where=where)
-        return
-    try:
-        bits = ir.DataType(tensor.data_type).bitwidth
-        stored = int(external["length"]) if is_external else len(tensor.raw_data)
-    except (ValueError, TypeError, KeyError) as error:
-        raise ModelLoadError("a tensor is malformed", where=where, because=str(error)) from error
-    if stored != -(-elements * bits // 8):
-        raise ModelLoadError(
-            "a tensor's data does not fill its shape", where=where, because=f"{stored} bytes for {list(tensor.dims)}"
-        )
+DECLARED = "shrinkc.declared"
+"""Mark of the initializers that the file lists in ``value_info`` too; the IR itself does not tell them apart."""
 
 
 def _check_writable(model: ir.Model, path: Path) -> None:
@@ -158,37 +123,10 @@ def _check_writable(model: ir.Model, path: Path) -> None:
     try:
         skeleton(model)
     except Exception as error:
-        cause = error
-        while cause.__cause__ is not None:
-            cause = cause.__cause__  # type: ignore[assignment]
+        cause = _root(error)
         raise ModelLoadError(
             "the file is damaged", where=str(path), because=f"{type(cause).__name__}: {cause}"[:300]
         ) from error
-
-
-def _tensors(model: ir.Model) -> Iterator[ir.TensorProtocol]:
-    for graph in [model.graph, *model.graph.subgraphs()]:
-        for value in graph.initializers.values():
-            if value.const_value is not None:
-                yield value.const_value
-    for node in model.graph.all_nodes():
-        for attribute in node.attributes.values():
-            if isinstance(attribute, ir.Attr) and attribute.type == ir.AttributeType.TENSOR:
-                yield attribute.as_tensor()
-
-
-def _check_structure(model: ir.Model, path: Path) -> None:
-    for output in model.graph.outputs:
-        if output.producer() is None and not output.is_graph_input() and not output.is_initializer():
-            raise ModelLoadError("nothing produces a graph output", where=f"{path}: {output.name}")
-    for node in model.graph.all_nodes():
-        for value in node.inputs:
-            if value is not None and value.graph is None and value.producer() is None:
-                raise ModelLoadError(
-                    "a node reads a value that nothing produces",
-                    where=f"{node.name or node.op_type}: {value.name}",
-                    hint="the file may be truncated or hand-edited; run onnx.checker on it",
-                )
 
 
 def _spill(model: ir.Model, work_dir: Path) -> ir.Model:
@@ -200,7 +138,7 @@ def _spill(model: ir.Model, work_dir: Path) -> ir.Model:
 
 def size_bytes(model: ir.Model) -> int:
     """Bytes of all tensors of the model, in initializers and Constant nodes (subgraphs included)."""
-    return sum(tensor.nbytes for tensor in _tensors(model))
+    return sum(tensor.nbytes for tensor in tensors(model))
 
 
 def save(model: ir.Model, path: str | os.PathLike[str], *, keep_debug_info: bool = False) -> int:
@@ -243,14 +181,14 @@ def _write(model: ir.Model, path: Path, data_name: str | None) -> None:
     path.write_bytes(_complete_proto(model).SerializeToString())
 
 
-def drop_initializer_value_info(proto: onnx.ModelProto) -> None:
-    """Remove the ``value_info`` entries that onnx_ir adds for initializers."""
-    graph = proto.graph
-    names = {tensor.name for tensor in graph.initializer}
-    kept = [info for info in graph.value_info if info.name not in names]
-    if len(kept) != len(graph.value_info):
-        del graph.value_info[:]
-        graph.value_info.extend(kept)
+def drop_invented_value_info(model: ir.Model, proto: onnx.ModelProto) -> None:
+    """Remove the ``value_info`` entries that onnx_ir adds for initializers the file did not declare."""
+    for graph, graph_proto in graph_pairs(model.graph, proto.graph):
+        invented = {name for name, value in graph.initializers.items() if DECLARED not in value.meta}
+        kept = [info for info in graph_proto.value_info if info.name not in invented]
+        if len(kept) != len(graph_proto.value_info):
+            del graph_proto.value_info[:]
+            graph_proto.value_info.extend(kept)
 
 
 def strip_debug_info(model: ir.Model) -> None:
@@ -278,14 +216,32 @@ def _complete_proto(model: ir.Model) -> onnx.ModelProto:
     """Proto with every tensor inside it, wherever the model keeps them."""
     if external_tensors(model):
         model = model.clone()
-        for graph in [model.graph, *model.graph.subgraphs()]:
-            for value in graph.initializers.values():
-                if isinstance(value.const_value, ir.ExternalTensor):
-                    # Copied, for the map of the file may go before the array does.
-                    value.const_value = ir.Tensor(value.const_value.numpy().copy(), value.const_value.dtype, name=value.name)
+        _take_in(model)
     proto = ir.to_proto(model)
-    drop_initializer_value_info(proto)
+    drop_invented_value_info(model, proto)
     return proto
+
+
+def _take_in(model: ir.Model) -> None:
+    for graph in all_graphs(model):
+        for value in graph.initializers.values():
+            if isinstance(value.const_value, ir.ExternalTensor):
+                value.const_value = _copied(value.const_value)
+        for node in graph:
+            for attribute in list(node.attributes.values()):
+                if any(isinstance(tensor, ir.ExternalTensor) for tensor in attribute_tensors(attribute)):
+                    node.attributes[attribute.name] = _taken_in(attribute)
+
+
+def _taken_in(attribute: ir.Attr) -> ir.Attr:
+    held = [_copied(tensor) for tensor in attribute_tensors(attribute)]
+    value = held[0] if attribute.type == ir.AttributeType.TENSOR else held
+    return ir.Attr(attribute.name, attribute.type, value, doc_string=attribute.doc_string)
+
+
+def _copied(tensor: ir.TensorProtocol) -> ir.TensorProtocol:
+    """In memory, and its own: the map of the file may go before the array does."""
+    return ir.Tensor(tensor.numpy().copy(), tensor.dtype, name=tensor.name)
 
 
 def constant_tensor(value: ir.Value) -> ir.TensorProtocol | None:
@@ -373,10 +329,10 @@ def skeleton(model: ir.Model) -> onnx.ModelProto:
             value.const_value = None
             del copy.graph.initializers[value.name or ""]
     proto = ir.to_proto(copy)
-    drop_initializer_value_info(proto)
+    drop_invented_value_info(copy, proto)
     return proto
 
 
 def external_tensors(model: ir.Model) -> list[ir.ExternalTensor]:
     """Every tensor of a model that lies outside its file."""
-    return [tensor for tensor in _tensors(model) if isinstance(tensor, ir.ExternalTensor)]
+    return [tensor for tensor in tensors(model) if isinstance(tensor, ir.ExternalTensor)]

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from shrinkc import ir as shrinkc_ir
 from shrinkc.contrib_shapes import SHAPES
-from shrinkc.errors import RecipeError
+from shrinkc.errors import RecipeError, UnsupportedGraphError
 
 DEFAULT_SPATIAL = 224
 """Size given to a free height or width when neither the user nor the data says one."""
@@ -72,6 +72,8 @@ def input_shapes(model: ir.Model, given: Mapping[str, tuple[int, ...]] | None = 
     ------
     RecipeError
         A given name is no input of the model, or contradicts a size the model fixes.
+    UnsupportedGraphError
+        An input is a sequence or an optional.
     """
     given = dict(given or {})
     shapes: dict[str, tuple[int, ...]] = {}
@@ -79,9 +81,14 @@ def input_shapes(model: ir.Model, given: Mapping[str, tuple[int, ...]] | None = 
         name = value.name or ""
         declared = _declared(value)
         chosen = given.pop(name, None)
+        if not is_tensor(value):
+            raise UnsupportedGraphError("a model input is no tensor", where=name, because=f"it is a {value.type}")
         if chosen is None and declared is None:
             raise RecipeError(
-                "the model does not say the shape of an input", where=name, hint=f"--input-shapes {name}:1x3x224x224"
+                "the model does not say the shape of an input",
+                where=name,
+                because="nothing can be told of channels without shapes",
+                hint=f"--input-shapes {name}:1x3x224x224",
             )
         shapes[name] = _fill(declared or ()) if chosen is None else _checked(name, declared, chosen)
     if given:
@@ -95,13 +102,18 @@ def real_inputs(model: ir.Model) -> list[ir.Value]:
     return [value for value in model.graph.inputs if value.const_value is None]
 
 
+def is_tensor(value: ir.Value) -> bool:
+    """Whether a value is a tensor, as far as the model says; sequences and optionals are not."""
+    return value.type is None or isinstance(value.type, ir.TensorType)
+
+
 def with_free_sizes(model: ir.Model) -> list[str]:
     """Names of the inputs with a free dimension besides the first, the batch."""
     return [value.name or "" for value in real_inputs(model) if None in (_declared(value) or [])[1:]]
 
 
 def _declared(value: ir.Value) -> list[int | None] | None:
-    if value.shape is None:
+    if value.shape is None or not is_tensor(value):  # the shape of a sequence is that of its elements
         return None
     return [int(dim) if isinstance(dim, int) and dim > 0 else None for dim in value.shape]
 
