@@ -249,7 +249,9 @@ def pad(surgery: Surgery, original: ir.Node, node: ir.Node) -> None:
         new[place + len(axes)] = int((kept >= front + before[axis]).sum())
     if input_at(original, 1) is None:
         node.attributes["pads"] = ir.AttrInt64s("pads", new)
-    elif new != [int(amount) for amount in amounts]:
+        return
+    now = surgery.shadow[node.inputs[1]].value  # amounts computed from a width moved with it
+    if now is None or new != [int(amount) for amount in now]:
         surgery.set_constant_input(node, 1, np.asarray(new, np.int64), "pads")
 
 

@@ -344,6 +344,7 @@ def _visit(flow: Flow, node: ir.Node, rules: RuleTable) -> None:
     mark = flow.mark()
     try:
         rule(flow, node)
+        _require_labels(flow, node)
     except Blocked as blocked:
         flow.roll_back(mark)
         flow.block(node, str(blocked))
@@ -351,3 +352,10 @@ def _visit(flow: Flow, node: ir.Node, rules: RuleTable) -> None:
         # Attributes, ranks or widths that contradict each other: nothing here can be trusted.
         flow.roll_back(mark)
         flow.block(node, f"the node is malformed ({type(error).__name__}: {error})")
+
+
+def _require_labels(flow: Flow, node: ir.Node) -> None:
+    """An output that is read and that the rule said nothing about would lose its coupling in silence."""
+    for output in node.outputs:
+        if output not in flow.labels and (output.uses() or output.is_graph_output()) and flow.shadow.shape(output) is not None:
+            raise Blocked(f"its output {output.name} is used, and the rule does not cover it")
