@@ -18,6 +18,7 @@ from shrinkc.analysis.labels import Shape
 from shrinkc.evidence import data as evidence_data
 from shrinkc.evidence.data import Data
 from shrinkc.files import sha256
+from shrinkc.inlining import inline_functions
 from shrinkc.log import Progress
 from shrinkc.recipe import Recipe
 
@@ -26,7 +27,8 @@ from shrinkc.recipe import Recipe
 class Opened:
     """A model, analysed.
 
-    ``assumed`` names the inputs with free sizes besides the batch that neither the user nor the data gave.
+    ``assumed`` names the inputs with free sizes besides the batch that neither the user nor the data gave; ``inlined`` the
+    local functions whose bodies were put in the place of their calls.
     """
 
     path: Path
@@ -35,6 +37,7 @@ class Opened:
     size_bytes: int
     shapes: dict[str, Shape]
     assumed: tuple[str, ...]
+    inlined: tuple[str, ...]
     analysis: Analysis
     cost: CostModel
 
@@ -49,7 +52,8 @@ def loaded(source: Path, progress: Progress) -> Iterator[ir.Model]:
 
 
 def open_model(path: Path, recipe: Recipe, data: Data | None, model: ir.Model, progress: Progress) -> Opened:
-    """Analyse a loaded model at the recipe's or the data's shapes."""
+    """Inline a loaded model's functions, in place, and analyse it at the recipe's or the data's shapes."""
+    inlined = inline_functions(model)
     given = _given_shapes(model, recipe, data)
     sizes = shapes.input_shapes(model, given)
     with progress.stage("analysing channels"):
@@ -58,7 +62,7 @@ def open_model(path: Path, recipe: Recipe, data: Data | None, model: ir.Model, p
     size = file_bytes(path, model)
     cost = CostModel(analysis, max(0, size - shrinkc_ir.size_bytes(model)))
     assumed = tuple(name for name in shapes.with_free_sizes(model) if name not in given)
-    return Opened(path, model, sha256(path), size, sizes, assumed, analysis, cost)
+    return Opened(path, model, sha256(path), size, sizes, assumed, inlined, analysis, cost)
 
 
 def _given_shapes(model: ir.Model, recipe: Recipe, data: Data | None) -> dict[str, Shape]:

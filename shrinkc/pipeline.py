@@ -290,8 +290,19 @@ def _predicted(opened: Opened, recipe: Recipe, chosen: Plan, artifacts: Artifact
         runtimes=(),
         versions=facts.versions(),
         machine=facts.machine(),
-        notes=_assumptions(opened),
+        notes=_notes(opened),
     )
+
+
+def _notes(opened: Opened) -> tuple[str, ...]:
+    """What was done to the model, or taken for granted about it, without being asked for."""
+    return (*_inlined(opened), *_assumptions(opened))
+
+
+def _inlined(opened: Opened) -> tuple[str, ...]:
+    if not opened.inlined:
+        return ()
+    return (f"Local functions were put in the place of their calls: {', '.join(opened.inlined)}.",)
 
 
 def _assumptions(opened: Opened) -> tuple[str, ...]:

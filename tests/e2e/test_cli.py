@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from models.builder import Net
 from models.topologies import TOPOLOGIES
 
 SHRINKC = str(Path(sys.executable).with_name("shrinkc"))
@@ -123,7 +124,7 @@ def test_mistakes_get_their_exit_code_one_message_and_no_file(
     arguments: list[str], code: int, words: list[str], saved: Save, tmp_path: Path
 ) -> None:
     saved(TOPOLOGIES["chain"]())
-    saved(TOPOLOGIES["local_function"](), "frozen.onnx")
+    saved(frozen(), "frozen.onnx")
     (tmp_path / "broken.onnx").write_bytes(b"\x08\x07garbage")
     np.savez(tmp_path / "wrong.npz", y=np.zeros(3))
     np.savez(tmp_path / "ok.npz", x=np.zeros((2, 3, 12, 12), np.float32))
@@ -135,6 +136,13 @@ def test_mistakes_get_their_exit_code_one_message_and_no_file(
     assert result.stdout == ""
     assert "Traceback" not in result.stderr
     assert files(tmp_path) == before
+
+
+def frozen() -> Net:
+    """A model in which every channel is an output."""
+    net = Net()
+    net.output(net.conv(net.input("x", ["n", 3, 12, 12]), 3, 8))
+    return net
 
 
 @pytest.mark.parametrize("name", ["shared_weight", "shared_reshape_target", "weights_in_constant_nodes", "shuffle_units"])

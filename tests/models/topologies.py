@@ -777,4 +777,6 @@ def multi_axis_between_shuffles() -> Net:
     return finish(net, net.cbr(y, 16, 8), 8)
 
 
+from models import control_topologies, function_topologies  # noqa: E402, F401  they add their own
+
 __all__ = ["INT64", "TOPOLOGIES"]
