@@ -16,6 +16,7 @@ from shrinkc.api import Allocator, Criterion, Evidence, FloatArray, Weights
 from shrinkc.budget import Budget
 from shrinkc.edits import make_plan
 from shrinkc.errors import BudgetError, PluginError, RecipeError, UnsupportedGraphError
+from shrinkc.graphs import inner_graphs
 from shrinkc.plan import Plan
 from shrinkc.recipe import Recipe
 
@@ -78,6 +79,9 @@ def _scored(criterion: Criterion, group: str, scores: FloatArray, width: int) ->
 
 def _why(analysis: Analysis) -> str:
     reasons = [f"{refusal.blocker.reason} ({refusal.blocker.node})" for refusal in analysis.refusals[:3]]
+    inside = [node.name or node.op_type for node in analysis.model.graph if inner_graphs(node)]
+    if inside and not reasons:
+        return f"whatever layers it has lie inside {', '.join(inside[:3])}, and branches and loops are not pruned"
     return "; ".join(reasons) or "no convolution or matrix product with constant weights was found"
 
 

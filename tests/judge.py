@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -41,11 +42,13 @@ def run_with_onnxruntime(path: Path, shapes: dict[str, tuple[int, ...]] | None =
     return outputs
 
 
-def independent_verdict(original: Path, pruned: Path, plan: Path, shapes: dict[str, tuple[int, ...]] | None = None) -> str:
+def independent_verdict(
+    original: Path, pruned: Path, plan: Path, shapes: dict[str, tuple[int, ...]] | None = None, options: Sequence[str] = ()
+) -> str:
     """Verdict of the independent checker; skips where it is not beside the checkout."""
     if not CHECKER.exists():
         pytest.skip("the independent checker (../shared/checks) is not beside this checkout")
-    command = [sys.executable, str(CHECKER), str(original), str(pruned), str(plan)]
+    command = [sys.executable, str(CHECKER), str(original), str(pruned), str(plan), *options]
     if shapes:
         command += ["--shapes", json.dumps({name: list(shape) for name, shape in shapes.items()})]
     result = subprocess.run(command, capture_output=True, text=True, check=False)

@@ -70,7 +70,7 @@ def written(model: onnx.ModelProto, path: Path) -> Path:
 
 
 def differences(a: Message, b: Message, where: str = "") -> list[str]:
-    """Fields in which two messages differ; of lists, the order counts."""
+    """Fields in which two messages differ; of lists, the order counts.  A field set to nothing is as good as none."""
     if a.SerializeToString(deterministic=True) == b.SerializeToString(deterministic=True):
         return []
     found = []
