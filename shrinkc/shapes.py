@@ -148,6 +148,7 @@ class Shadow:
     def __init__(self, model: ir.Model, shapes: Mapping[str, tuple[int, ...]]) -> None:
         self.opsets = dict(model.graph.opset_imports)
         self._opset_protos = [onnx.helper.make_opsetid(domain, version) for domain, version in self.opsets.items()]
+        self._sizes = _named_sizes(model, shapes)
         self._facts: dict[ir.Value, Fact] = {}
         for value in model.graph.inputs:
             if value.const_value is None:
@@ -211,7 +212,7 @@ class Shadow:
 
     def _infer_types(self, node: ir.Node, inputs: list[Fact]) -> Iterable[Fact]:
         """Onnx's own inference for one node; falls back to what the model declares."""
-        declared = [Fact(_declared_shape(value), value.dtype) for value in node.outputs]
+        declared = [Fact(_declared_shape(value, self._sizes), value.dtype) for value in node.outputs]
         if node.domain == "com.microsoft" and node.op_type in SHAPES:
             return self._contrib(node, inputs, declared)
         domain = "" if node.domain == "ai.onnx" else node.domain
@@ -277,11 +278,23 @@ def _known(array: Array, is_static: bool) -> Fact:
     return Fact(tuple(array.shape), ir.DataType.from_numpy(array.dtype), array, is_static)
 
 
-def _declared_shape(value: ir.Value) -> tuple[int, ...] | None:
-    declared = _declared(value)
-    if declared is None or any(dim is None for dim in declared):
+def _named_sizes(model: ir.Model, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
+    """Size of every symbolic dimension of the inputs; a name that stands for several sizes tells nothing."""
+    found: dict[str, set[int]] = {}
+    for value in real_inputs(model):
+        for dim, size in zip(value.shape or (), shapes.get(value.name or "", ()), strict=False):
+            if isinstance(dim, ir.SymbolicDim) and dim.value:
+                found.setdefault(dim.value, set()).add(size)
+    return {name: sizes.pop() for name, sizes in found.items() if len(sizes) == 1}
+
+
+def _declared_shape(value: ir.Value, sizes: Mapping[str, int] | None = None) -> tuple[int, ...] | None:
+    """Shape the model declares, with symbolic dimensions put in where ``sizes`` has them."""
+    if value.shape is None or not is_tensor(value):
         return None
-    return tuple(dim for dim in declared if dim is not None)
+    named = [(sizes or {}).get(dim.value or "") if isinstance(dim, ir.SymbolicDim) else dim for dim in value.shape]
+    known = tuple(int(dim) for dim in named if dim is not None and dim > 0)
+    return known if len(known) == len(named) else None
 
 
 def _typed(found: onnx.TypeProto | None, fallback: Fact) -> Fact:

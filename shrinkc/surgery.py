@@ -171,6 +171,7 @@ def remove_channels(analysis: Analysis, is_kept: BoolArray, shapes: dict[str, Sh
     ragged = [shuffle for shuffle in analysis.shuffles if not _stays_rectangular(surgery, shuffle)]
     by_last = {shuffle.nodes[-1]: shuffle for shuffle in ragged}
     skipped = {node for shuffle in ragged for node in shuffle.nodes}
+    _write_shapes(surgery)  # behind an operator without shape inference, what is declared is all that is known
     for node in list(analysis.model.graph):
         if node in by_last:
             _gather_instead(surgery, by_last[node])
