@@ -17,6 +17,7 @@ from shrinkc.analysis.labels import Labels, labelled_axes
 from shrinkc.analysis.node_moves import positions, slices_of
 from shrinkc.analysis.oprules.contraction import is_depthwise
 from shrinkc.errors import VerificationError
+from shrinkc.resizing_states import recurrent
 
 if TYPE_CHECKING:
     from shrinkc.surgery import Surgery
@@ -296,4 +297,7 @@ RESIZERS: dict[str, Resizer] = {
     "Gather": gather,
     "Pad": pad,
     "Resize": resize,
+    "LSTM": recurrent,
+    "GRU": recurrent,
+    "RNN": recurrent,
 }

@@ -1,0 +1,35 @@
+"""Operator families beyond plain convolutional networks: pruned, proved, and judged from outside."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import judge
+import pytest
+from models.builder import Net
+from models.operator_topologies import OPERATOR_TOPOLOGIES
+
+import shrinkc
+
+BEYOND_THE_CHECKER: dict[str, str] = {}
+"""Topologies that the independent checker cannot decide by its construction, with the reason."""
+
+
+def halved(name: str, saved: Callable[[Net], Path], tmp_path: Path) -> tuple[Path, Path, Path, object]:
+    original, output, plan = saved(OPERATOR_TOPOLOGIES[name]()), tmp_path / "out.onnx", tmp_path / "plan.json"
+    report = shrinkc.compress(
+        original, output=output, save_plan=plan, prune_ratio=0.5, round_to=1, optimize=False, measure_latency=False
+    )
+    return original, output, plan, report
+
+
+@pytest.mark.parametrize("name", sorted(OPERATOR_TOPOLOGIES))
+def test_half_of_the_channels_go_and_both_judges_agree(name: str, saved: Callable[[Net], Path], tmp_path: Path) -> None:
+    original, output, plan, report = halved(name, saved, tmp_path)
+    assert report.proof is not None
+    assert not report.proof.is_weak
+    assert report.after.parameters < 0.8 * report.before.parameters
+    assert judge.face(output) == judge.face(original)
+    if name not in BEYOND_THE_CHECKER:
+        assert judge.independent_verdict(original, output, plan) == "pass"
