@@ -17,6 +17,7 @@ from shrinkc.analysis.labels import Labels, labelled_axes
 from shrinkc.analysis.node_moves import positions, slices_of
 from shrinkc.analysis.oprules.contraction import is_depthwise
 from shrinkc.errors import VerificationError
+from shrinkc.resizing_indices import gather_nd, scatter_nd
 from shrinkc.resizing_states import recurrent
 
 if TYPE_CHECKING:
@@ -297,6 +298,9 @@ RESIZERS: dict[str, Resizer] = {
     "Gather": gather,
     "Pad": pad,
     "Resize": resize,
+    "DeformConv": conv,
+    "GatherND": gather_nd,
+    "ScatterND": scatter_nd,
     "LSTM": recurrent,
     "GRU": recurrent,
     "RNN": recurrent,

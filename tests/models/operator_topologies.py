@@ -173,4 +173,204 @@ def crnn() -> Net:
     return net
 
 
+@topology
+def picked_elements() -> Net:
+    """The two largest values of every channel's map, looked up again by their positions."""
+    net, x = start(size=6)
+    flat = net.op("Reshape", net.cbr(x, 3, 8), net.ints(0, 8, -1))
+    values, where = net.op("TopK", flat, net.ints(4), outputs=2, axis=2)
+    again = net.op("GatherElements", flat, where, axis=2)
+    y = net.op("Reshape", net.op("Add", values, net.op("Tanh", again)), net.ints(0, 8, 2, 2))
+    return finish(net, net.cbr(y, 8, 6), 6)
+
+
+@topology
+def stored_element_indices() -> Net:
+    net, x = start(size=6)
+    net.inputs[0].type.tensor_type.shape.dim[0].dim_value = 1
+    y = net.cbr(x, 3, 8)
+    places = net.random.integers(0, 6, (1, 8, 4, 6))
+    y = net.op("GatherElements", y, net.const(places), axis=2)
+    rows = net.const(np.argsort(net.random.random((1, 8, 2, 6)), axis=2))
+    y = net.op("ScatterElements", y, rows, net.const(net.random.random((1, 8, 2, 6)).astype(np.float32)), axis=2)
+    return finish(net, net.cbr(y, 8, 6), 6)
+
+
+@topology
+def scatter_before_opset_11() -> Net:
+    net, x = start(size=6, opset=9)
+    net.inputs[0].type.tensor_type.shape.dim[0].dim_value = 1
+    y, z = net.conv(x, 3, 8), net.conv(x, 3, 8)
+    rows = net.const(net.random.permuted(np.tile(np.arange(6)[:, None], (1, 8, 1, 6)), axis=2))
+    return finish(net, net.conv(net.op("Scatter", y, rows, net.relu(z), axis=2), 8, 6), 6)
+
+
+@topology
+def assigned_channels() -> Net:
+    """``x[:, 2:5] = y`` as exporters write it: channels first, ScatterND with stored positions, and back."""
+    net, x = start()
+    y, part = net.cbr(x, 3, 8), net.cbr(x, 3, 3)
+    turned = [net.op("Transpose", value, perm=[1, 0, 2, 3]) for value in (y, part)]
+    written = net.op("ScatterND", turned[0], net.const(np.asarray([[2], [3], [-4]])), turned[1])
+    return finish(net, net.cbr(net.op("Transpose", written, perm=[1, 0, 2, 3]), 8, 6), 6)
+
+
+@topology
+def assigned_channels_by_full_positions() -> Net:
+    """torch's first exporter lists the position of every element that is written."""
+    net, x = start(size=4)
+    net.inputs[0].type.tensor_type.shape.dim[0].dim_value = 1
+    y, part = net.cbr(x, 3, 8), net.cbr(x, 3, 3)
+    places = np.stack(np.meshgrid([0], [1, 4, 6], range(4), range(4), indexing="ij"), axis=-1)
+    return finish(net, net.cbr(net.op("ScatterND", y, net.const(places), part), 8, 6), 6)
+
+
+@topology
+def channels_written_into_zeros() -> Net:
+    net, x = start(size=4)
+    net.inputs[0].type.tensor_type.shape.dim[0].dim_value = 1
+    turned = net.op("Transpose", net.cbr(x, 3, 6), perm=[1, 0, 2, 3])
+    canvas = net.const(net.random.random((8, 1, 4, 4)).astype(np.float32))
+    written = net.op("ScatterND", canvas, net.const(np.asarray([[6], [1], [5], [0], [3], [7]])), turned)
+    return finish(net, net.cbr(net.op("Transpose", written, perm=[1, 0, 2, 3]), 8, 6), 6)
+
+
+@topology
+def assigned_rows() -> Net:
+    """Writing to other axes than the channels': stored and computed values, and a canvas that follows."""
+    net, x = start(size=6)
+    net.inputs[0].type.tensor_type.shape.dim[0].dim_value = 1
+    y = net.op("Transpose", net.cbr(x, 3, 8), perm=[2, 0, 3, 1])
+    some = net.op("GatherND", y, net.const(np.asarray([[4], [0]])))
+    y = net.op("ScatterND", y, net.const(np.asarray([[1], [3]])), net.op("Tanh", some), reduction="add")
+    y = net.op("ScatterND", y, net.const(np.asarray([[5, 0]])), net.const(net.random.random((1, 6, 8)).astype(np.float32)))
+    canvas = net.const(net.random.random((7, 1, 6, 8)).astype(np.float32))
+    y = net.op("ScatterND", canvas, net.const(np.arange(6)[:, None]), y)
+    return finish(net, net.cbr(net.op("Transpose", y, perm=[1, 3, 0, 2]), 8, 6), 6)
+
+
+@topology
+def channels_gathered_by_a_list_of_positions() -> Net:
+    net, x = start(size=6)
+    turned = net.op("Transpose", net.cbr(x, 3, 8), perm=[1, 0, 2, 3])
+    chosen = net.op("GatherND", turned, net.const(np.asarray([[7], [0], [3], [3], [-2]])))
+    return finish(net, net.cbr(net.op("Transpose", chosen, perm=[1, 0, 2, 3]), 5, 6), 6)
+
+
+@topology
+def running_sums() -> Net:
+    net, x = start(size=6)
+    y = net.op("CumSum", net.cbr(x, 3, 8), net.const(np.int64(2)))
+    y = net.op("CumSum", net.relu(y), net.const(np.int64(1)), reverse=1)
+    return finish(net, net.cbr(y, 8, 6), 6)
+
+
+@topology
+def positions_of_the_largest() -> Net:
+    """Soft and hard positions over space; the classes of the output stay."""
+    net, x = start(size=6)
+    y = net.cbr(x, 3, 8)
+    where = net.op("Cast", net.op("ArgMax", y, axis=3, keepdims=0), to=TensorProto.FLOAT)
+    last = net.op("ArgMin", y, axis=2, keepdims=1, select_last_index=1)
+    rows = net.op("Add", net.op("Unsqueeze", where, net.ints(3)), net.op("Cast", last, to=TensorProto.FLOAT))
+    z = net.cbr(rows, 8, 6)
+    net.output(net.op("ArgMax", net.conv(z, 6, 4), axis=1), TensorProto.INT64)
+    return finish(net, z, 6)
+
+
+@topology
+def reversed_and_masked_sequences() -> Net:
+    net, x = sequence(inputs=6, steps=5, batch=5)
+    y = net.relu(linear(net, x, 6, 10))
+    y = net.op("ReverseSequence", y, net.ints(5, 2, 3, 1, 4), time_axis=0, batch_axis=1)
+    y = net.op("Transpose", net.op("Trilu", net.op("Transpose", y, perm=[2, 0, 1]), upper=0), perm=[1, 2, 0])
+    net.output(linear(net, net.op("CastLike", y, x), 10, 4))
+    return net
+
+
+@topology
+def labels_as_vectors() -> Net:
+    net, x = start(size=6)
+    marks = net.op("OneHot", net.op("ArgMax", net.cbr(x, 3, 8), axis=3, keepdims=0), net.const(np.int64(6)),
+                   net.const(np.asarray([0, 1], np.float32)), axis=-1)  # fmt: skip
+    return finish(net, net.cbr(marks, 8, 6), 6)
+
+
+@topology
+def sampled_regions() -> Net:
+    net, x = start(size=8)
+    boxes = net.const(np.asarray([[0, 0, 5, 5], [1, 2, 7, 7]], np.float32))
+    y = net.op("RoiAlign", net.cbr(x, 3, 8), boxes, net.ints(0, 0), output_height=4, output_width=4)
+    pooled = net.op("MaxRoiPool", net.cbr(y, 8, 8), net.const(np.asarray([[0, 0, 0, 3, 3]], np.float32)), pooled_shape=[2, 2])
+    return finish(net, net.cbr(pooled, 8, 6), 6)
+
+
+@topology
+def spatial_transformer() -> Net:
+    """Where to look is computed by a branch of its own, whose coordinates stay."""
+    net, x = start(size=8, opset=20, ir_version=9)
+    y = net.cbr(x, 3, 8)
+    theta = net.op("Reshape", net.head(net.cbr(x, 3, 8), 8, 6), net.ints(-1, 2, 3))
+    grid = net.op("AffineGrid", theta, net.op("Shape", y))
+    return finish(net, net.cbr(net.op("GridSample", y, grid), 8, 6), 6)
+
+
+@topology
+def folded_columns() -> Net:
+    net, x = start(size=4, opset=18)
+    columns = net.op("Reshape", net.cbr(x, 3, 24), net.ints(0, 24, -1))
+    y = net.op("Col2Im", columns, net.ints(8, 8), net.ints(2, 2), strides=[2, 2])
+    return finish(net, net.cbr(y, 6, 8), 8)
+
+
+@topology
+def cropped_to_the_centre() -> Net:
+    net, x = start(size=8, opset=18)
+    y = net.op("CenterCropPad", net.cbr(x, 3, 8), net.ints(5, 10), axes=[2, 3])
+    return finish(net, net.cbr(y, 8, 6), 6)
+
+
+@topology
+def bounds_from_shapes() -> Net:
+    """Crops, pads and clips whose bounds are computed, from sizes and from the data."""
+    net, x = start()
+    for axis in (2, 3):
+        net.inputs[0].type.tensor_type.shape.dim[axis].dim_param = "hw"[axis - 2]
+    y = net.cbr(x, 3, 8)
+    half = net.op("Div", size_of(net, y, 1), net.const(np.int64(2)))
+    part = net.op("Slice", y, net.ints(0), dim(net, half), net.ints(1))
+    edge = net.op("Sub", dim(net, size_of(net, y, 3)), net.ints(2))
+    part = net.op("Slice", part, net.ints(1), edge, net.ints(3))
+    missing = net.op("Sub", dim(net, size_of(net, y, 3)), dim(net, size_of(net, part, 3)))
+    pads = net.op("Concat", net.ints(0, 0, 0, 0, 0, 0, 0), missing, axis=0)
+    part = net.op("Pad", part, pads, net.const(np.float32(0)))
+    most = net.op("ReduceMax", net.op("Sigmoid", net.conv(x, 3, 8)), keepdims=0)
+    return finish(net, net.cbr(net.op("Clip", part, "", most), 4, 6), 6)
+
+
+@topology
+def dropout_with_its_mask() -> Net:
+    net, x = start()
+    y, mask = net.op("Dropout", net.cbr(x, 3, 8), outputs=2)
+    kept = net.op("Mul", y, net.op("Cast", mask, to=TensorProto.FLOAT))
+    return finish(net, net.op("Pow", net.cbr(kept, 8, 6), net.op("Sigmoid", net.conv(x, 3, 6))), 6)
+
+
+@topology
+def grouped_transposed_1d() -> Net:
+    net = Net()
+    y = net.relu(net.op("Conv", net.input("x", ["n", 2, 20]), net.weight(8, 2, 3), net.vector(8)))
+    y = net.relu(net.op("ConvTranspose", y, net.weight(8, 3, 4), net.vector(12), group=4, strides=[2]))
+    y = net.relu(net.op("ConvTranspose", y, net.weight(12, 1, 3), group=12))
+    return finish(net, y, 12)
+
+
+@topology
+def grouped_transposed_3d() -> Net:
+    net = Net()
+    y = net.relu(net.op("Conv", net.input("x", ["n", 2, 4, 4, 4]), net.weight(8, 2, 1, 1, 1), net.vector(8)))
+    y = net.relu(net.op("ConvTranspose", y, net.weight(8, 4, 2, 2, 2), net.vector(8), group=2, strides=[2, 2, 2]))
+    return finish(net, y, 8)
+
+
 __all__ = ["INT64", "OPERATOR_TOPOLOGIES"]

@@ -89,6 +89,9 @@ NARY = [
 def unary(flow: Flow, node: ir.Node) -> None:
     """One tensor in, the same positions out; bounds and ratios are scalars."""
     labels = flow.labels_of(node.inputs[0])
+    for bound in node.inputs[1:]:
+        if bound in flow.labels:
+            flow.freeze(flow.labels[bound], node, "it is a bound or a ratio for all channels")
     for output in node.outputs:
         flow.assign(output, labels)
 
