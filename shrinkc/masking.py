@@ -17,7 +17,7 @@ from shrinkc import ir as shrinkc_ir
 from shrinkc.analysis.constants import is_fill
 from shrinkc.analysis.flow import Mixing
 from shrinkc.analysis.groups import Analysis, BoolArray, stored_tensors
-from shrinkc.analysis.labels import Shape
+from shrinkc.analysis.labels import Shape, labelled_axes
 from shrinkc.edits import TensorEdit, cut, tensor_edits
 from shrinkc.errors import VerificationError
 from shrinkc.surgery import Surgery, open_copy
@@ -42,9 +42,11 @@ def masked_original(analysis: Analysis, is_kept: BoolArray, shapes: dict[str, Sh
         return _silenced((draw or as_is)(edit, array), edit)
 
     surgery = with_tensors(analysis, is_kept, shapes, silenced)
+    restricted: set[ir.Node] = set()
     for mixing, classes in analysis.mixings():
         if not is_kept[classes].all():
-            _restrict(surgery, mixing)
+            _restrict(surgery, mixing, with_parameters=mixing.node not in restricted)
+            restricted.add(mixing.node)
     return surgery.model
 
 
@@ -81,7 +83,7 @@ def _divides(node: ir.Node, slot: int) -> bool:
     )
 
 
-def _restrict(surgery: Surgery, mixing: Mixing) -> None:
+def _restrict(surgery: Surgery, mixing: Mixing, *, with_parameters: bool) -> None:
     """Let a mixing operator see the kept channels only; where it keeps the axis, put them back among zeros."""
     node, original = surgery.nodes[mixing.node], mixing.node
     data = original.inputs[mixing.input_index]
@@ -89,17 +91,19 @@ def _restrict(surgery: Surgery, mixing: Mixing) -> None:
         raise VerificationError("a mixing node lost its input", where=original.name or original.op_type)
     kept = surgery.kept_positions(data, mixing.axis)
     _gather_input(surgery, node, mixing.input_index, kept, mixing.axis)
+    if with_parameters:  # a node may mix over several axes, or several inputs; its parameters are cut once
+        _gather_parameters(surgery, original, node)
+    for place, output in enumerate(original.outputs if mixing.keeps_axis else ()):
+        classes = surgery.analysis.classes_of(output)
+        if classes is not None and mixing.axis in labelled_axes(classes):
+            _scatter_output(surgery, node, place, kept, (surgery.analysis.shadow.shape(data) or ())[mixing.axis], mixing.axis)
+
+
+def _gather_parameters(surgery: Surgery, original: ir.Node, node: ir.Node) -> None:
     for attachment in surgery.analysis.flow.attachments:
         if attachment.node is original:
-            _gather_input(
-                surgery,
-                node,
-                attachment.input_index,
-                np.flatnonzero(surgery.is_kept[surgery.analysis.classes[attachment.labels]]),
-                attachment.axis,
-            )
-    if mixing.keeps_axis:
-        _scatter_output(surgery, node, kept, (surgery.analysis.shadow.shape(data) or ())[mixing.axis], mixing.axis)
+            kept = np.flatnonzero(surgery.is_kept[surgery.analysis.classes[attachment.labels]])
+            _gather_input(surgery, node, attachment.input_index, kept, attachment.axis)
 
 
 def _gather_input(surgery: Surgery, node: ir.Node, index: int, kept: np.ndarray, axis: int) -> None:
@@ -110,8 +114,8 @@ def _gather_input(surgery: Surgery, node: ir.Node, index: int, kept: np.ndarray,
     node.replace_input_with(index, gather.outputs[0])
 
 
-def _scatter_output(surgery: Surgery, node: ir.Node, kept: np.ndarray, size: int, axis: int) -> None:
-    output = node.outputs[0]
+def _scatter_output(surgery: Surgery, node: ir.Node, place_of_output: int, kept: np.ndarray, size: int, axis: int) -> None:
+    output = node.outputs[place_of_output]
     rank = len(surgery.analysis.shadow.shape(_original_of(surgery, output)) or ())
     place = np.zeros(size, np.int64)
     place[kept] = np.arange(len(kept))

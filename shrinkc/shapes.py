@@ -32,6 +32,19 @@ _NONDETERMINISTIC = frozenset(
     {"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Multinomial", "Bernoulli"}
 )
 
+_LIKE_FIRST_INPUT: Mapping[tuple[str, str], tuple[int, ...]] = {
+    ("", "GroupNormalization"): (0,),
+    ("", "MeanVarianceNormalization"): (0,),
+    ("", "SimplifiedLayerNormalization"): (0,),
+    ("com.microsoft", "BiasGelu"): (0,),
+    ("com.microsoft", "FastGelu"): (0,),
+    ("com.microsoft", "Gelu"): (0,),
+    ("com.microsoft", "QuickGelu"): (0,),
+    ("com.microsoft", "SkipLayerNormalization"): (0, 3),
+    ("com.microsoft", "SkipSimplifiedLayerNormalization"): (0, 3),
+}
+"""Outputs that onnx's inference for one node leaves open and that are shaped like the first input."""
+
 Array = NDArray[Any]
 
 
@@ -200,6 +213,9 @@ class Shadow:
         """Onnx's own inference for one node; falls back to what the model declares."""
         declared = [Fact(_declared_shape(value), value.dtype) for value in node.outputs]
         domain = "" if node.domain == "ai.onnx" else node.domain
+        if (domain, node.op_type) in _LIKE_FIRST_INPUT:
+            like = Fact(inputs[0].shape, inputs[0].dtype)
+            return [like if place in _LIKE_FIRST_INPUT[(domain, node.op_type)] else fact for place, fact in enumerate(declared)]
         if _has_subgraph(node) or not onnx.defs.has(node.op_type, domain):
             return declared
         try:

@@ -373,4 +373,75 @@ def grouped_transposed_3d() -> Net:
     return finish(net, y, 8)
 
 
+@topology
+def group_normalization_with_a_scale_per_channel() -> Net:
+    net, x = start(opset=21, ir_version=10)
+    y = net.op("GroupNormalization", net.conv(x, 3, 16), net.vector(16), net.vector(16), num_groups=4)
+    return finish(net, net.cbr(y, 16, 6), 6)
+
+
+@topology
+def group_normalization_with_a_scale_per_group() -> Net:
+    net, x = start(opset=18)
+    y = net.op("GroupNormalization", net.conv(x, 3, 16), net.vector(4), net.vector(4), num_groups=4)
+    return finish(net, net.cbr(y, 16, 6), 6)
+
+
+@topology
+def group_normalizations_around_a_shortcut() -> Net:
+    """Two numbers of groups over one set of channels: both stay balanced."""
+    net, x = start(opset=21, ir_version=10)
+    stem = net.conv(x, 3, 16)
+    y = net.relu(net.op("GroupNormalization", stem, net.vector(16), net.vector(16), num_groups=2))
+    y = net.op("Add", net.conv(y, 16, 16), stem)
+    y = net.relu(net.op("GroupNormalization", y, net.vector(16), net.vector(16), num_groups=4))
+    return finish(net, net.cbr(y, 16, 6), 6)
+
+
+@topology
+def rms_normalization() -> Net:
+    net, x = sequence(inputs=6, opset=23, ir_version=11)
+    y = net.op("RMSNormalization", linear(net, x, 6, 16), net.vector(16), axis=-1)
+    net.output(linear(net, net.op("Tanh", linear(net, y, 16, 12)), 12, 4))
+    return net
+
+
+@topology
+def simplified_layer_normalization() -> Net:
+    net, x = sequence(inputs=6)
+    y = net.op("SimplifiedLayerNormalization", linear(net, x, 6, 16), net.vector(16), axis=-1)
+    net.output(linear(net, net.op("Tanh", linear(net, y, 16, 12)), 12, 4))
+    return net
+
+
+@topology
+def skip_normalizations() -> Net:
+    """onnxruntime's fused residual blocks: the sum that was normalised goes on as the stream."""
+    net, x = sequence(inputs=6)
+    net.domains["com.microsoft"] = 1
+    stream = linear(net, x, 6, 16)
+    for kind in ("SkipLayerNormalization", "SkipSimplifiedLayerNormalization"):
+        body = linear(net, net.op("QuickGelu", linear(net, stream, 16, 12), domain="com.microsoft"), 12, 16)
+        parameters = [net.vector(16), net.vector(16)][: 2 if kind == "SkipLayerNormalization" else 1]
+        y, _, _, total = net.op(kind, body, stream, *parameters, outputs=4, domain="com.microsoft")
+        stream = net.op("BiasGelu", net.op("Add", y, total), net.vector(16), domain="com.microsoft")
+    net.output(linear(net, stream, 16, 4))
+    return net
+
+
+@topology
+def hard_and_mean_variance() -> Net:
+    net, x = start(size=6)
+    y = net.op("MeanVarianceNormalization", net.conv(x, 3, 8))
+    z = net.op("Hardmax", net.cbr(y, 8, 8), axis=3)
+    return finish(net, net.cbr(net.op("Add", z, net.op("MeanVarianceNormalization", y, axes=[1, 2])), 8, 6), 6)
+
+
+@topology
+def hardmax_over_channels() -> Net:
+    net, x = start(size=6)
+    y = net.op("Mul", net.op("Hardmax", net.conv(x, 3, 8), axis=1), net.conv(x, 3, 8))
+    return finish(net, net.cbr(y, 8, 6), 6)
+
+
 __all__ = ["INT64", "OPERATOR_TOPOLOGIES"]
