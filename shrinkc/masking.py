@@ -14,10 +14,11 @@ import numpy as np
 import onnx_ir as ir
 
 from shrinkc import ir as shrinkc_ir
-from shrinkc.analysis.constants import is_fill
+from shrinkc.analysis.attributes import input_at, int_of
+from shrinkc.analysis.constants import QUANTIZERS, is_fill
 from shrinkc.analysis.flow import Mixing
 from shrinkc.analysis.groups import Analysis, BoolArray, stored_tensors
-from shrinkc.analysis.labels import Shape, labelled_axes
+from shrinkc.analysis.labels import Shape, along, labelled_axes
 from shrinkc.edits import TensorEdit, cut, tensor_edits
 from shrinkc.errors import VerificationError
 from shrinkc.surgery import Surgery, open_copy
@@ -67,12 +68,29 @@ def _place(surgery: Surgery, edit: TensorEdit, array: np.ndarray) -> None:
 
 
 def _silenced(array: np.ndarray, edit: TensorEdit) -> np.ndarray:
-    array = array.copy()
+    if any(_scales_integers(node, slot) for node, slot in edit.uses):
+        return array  # the integers beside it are silenced
+    array, silence = array.copy(), _silence(array, edit)
     for axis, removed in edit.removal:
         index: list[Any] = [slice(None)] * array.ndim
         index[axis] = list(removed)
-        array[tuple(index)] = 1 if any(_divides(node, slot) for node, slot in edit.uses) else 0
+        array[tuple(index)] = silence[tuple(index)]
     return array
+
+
+def _silence(array: np.ndarray, edit: TensorEdit) -> np.ndarray:
+    """What a silent channel holds: zero, one where it divides, the zero point where integers stand for numbers."""
+    node, slot = edit.uses[0]
+    zero_point = input_at(node, 2) if (node.op_type, slot) == ("DequantizeLinear", 0) else None
+    if zero_point is not None and shrinkc_ir.constant_tensor(zero_point) is not None:
+        zeros = shrinkc_ir.stored_array(zero_point)
+        zeros = zeros.reshape(()) if zeros.size == 1 else along(zeros, int_of(node, "axis", 1), array.ndim)
+        return np.broadcast_to(zeros, array.shape)
+    return np.full(array.shape, int(any(_divides(node, slot) for node, slot in edit.uses)), array.dtype)
+
+
+def _scales_integers(node: ir.Node, slot: int) -> bool:
+    return node.op_type in QUANTIZERS and slot > 0
 
 
 def _divides(node: ir.Node, slot: int) -> bool:
@@ -165,8 +183,8 @@ def _perturbed(array: np.ndarray, is_positive: bool, generator: np.random.Genera
 
 
 def _is_positive_parameter(value: ir.Value) -> bool:
-    """A variance or a divisor must keep its sign."""
-    return any(_divides(usage.node, usage.idx) for usage in value.uses())
+    """A variance, a divisor or a quantisation scale must keep its sign."""
+    return any(_divides(usage.node, usage.idx) or _scales_integers(usage.node, usage.idx) for usage in value.uses())
 
 
 def redrawn(pruned: ir.Model, edits: Sequence[TensorEdit], draw: Draw) -> ir.Model:

@@ -444,4 +444,76 @@ def hardmax_over_channels() -> Net:
     return finish(net, net.cbr(y, 8, 6), 6)
 
 
+def quantized(net: Net, array: np.ndarray, axis: int | None, kind: type = np.int8) -> str:
+    """A stored tensor as integers behind DequantizeLinear: one scale, or one along ``axis``; unsigned ones are lopsided."""
+    info = np.iinfo(kind)
+    over = None if axis is None else tuple(other for other in range(array.ndim) if other != axis)
+    low = np.minimum(array.min(axis=over, keepdims=True), 0)
+    high = np.maximum(array.max(axis=over, keepdims=True), 0)
+    if info.min < 0:
+        scale, zero = np.maximum(-low, high) / info.max, np.zeros_like(low)
+    else:
+        scale = (high - low) / info.max
+        zero = np.round(-low / scale)
+    integers = net.const(np.clip(np.round(array / scale) + zero, info.min, info.max).astype(kind))
+    parts = [integers, net.const(scale.astype(np.float32).reshape(() if axis is None else -1))]
+    parts.append(net.const(zero.astype(kind).reshape(() if axis is None else -1)))
+    return str(net.op("DequantizeLinear", *parts, **({} if axis is None else {"axis": axis})))
+
+
+def requantized(net: Net, x: str, scale: float = 0.05) -> str:
+    """An activation through eight bits and back."""
+    parts = [net.const(np.float32(scale)), net.const(np.uint8(120))]
+    return str(net.op("DequantizeLinear", net.op("QuantizeLinear", x, *parts), *parts))
+
+
+def quantized_conv(net: Net, x: str, inputs: int, outputs: int, axis: int | None, kind: type = np.int8) -> str:
+    weight = net.random.standard_normal((outputs, inputs, 3, 3)) * np.sqrt(0.2 / inputs)
+    bias = net.op("DequantizeLinear", net.const(net.random.integers(-900, 900, outputs).astype(np.int32)),
+                  net.const((net.random.random(outputs) * 1e-3 + 1e-4).astype(np.float32)), axis=0)  # fmt: skip
+    return str(net.op("Conv", x, quantized(net, weight, axis, kind), bias, pads=[1, 1, 1, 1]))
+
+
+@topology
+def quantized_per_channel() -> Net:
+    net, x = start(size=6)
+    y = requantized(net, net.relu(quantized_conv(net, requantized(net, x), 3, 8, 0)))
+    y = requantized(net, net.relu(quantized_conv(net, y, 8, 12, 0)))
+    return finish(net, y, 12)
+
+
+@topology
+def quantized_per_input_channel() -> Net:
+    net, x = start(size=6)
+    y = net.relu(quantized_conv(net, net.relu(quantized_conv(net, x, 3, 8, 1)), 8, 12, 1))
+    return finish(net, y, 12)
+
+
+@topology
+def quantized_by_one_lopsided_scale() -> Net:
+    """Zero is not stored as zero: a silent weight is a weight at its zero point."""
+    net, x = start(size=6)
+    y = net.op("Sigmoid", quantized_conv(net, requantized(net, x), 3, 8, None, np.uint8))
+    return finish(net, net.relu(quantized_conv(net, requantized(net, y, 0.01), 8, 12, 0, np.uint8)), 12)
+
+
+@topology
+def quantized_linear_layers() -> Net:
+    net = Net()
+    x = net.input("x", ["n", 6])
+    for inputs, outputs in ((6, 16), (16, 12)):
+        weight = quantized(net, net.random.standard_normal((outputs, inputs)) * 0.5, 0)
+        x = requantized(net, net.relu(net.op("MatMul", x, net.op("Transpose", weight, perm=[1, 0]))))
+    net.output(linear(net, x, 12, 4))
+    return net
+
+
+@topology
+def activations_with_a_scale_per_channel() -> Net:
+    net, x = start(size=6)
+    scales = [net.const((net.random.random(8) * 0.05 + 0.01).astype(np.float32)), net.const(np.full(8, 100, np.uint8))]
+    y = net.op("QuantizeLinear", net.cbr(x, 3, 8), *scales, axis=1)
+    return finish(net, net.cbr(net.op("DequantizeLinear", y, *scales, axis=1), 8, 6), 6)
+
+
 __all__ = ["INT64", "OPERATOR_TOPOLOGIES"]

@@ -16,6 +16,7 @@ BEYOND_THE_CHECKER = {
     "group_normalization_with_a_scale_per_group": "it finds a pruned group norm by its sliced scale, and this one is whole",
     "hard_and_mean_variance": "MeanVarianceNormalization makes NaN of the channels it has zeroed",
     "hardmax_over_channels": "it cannot emulate Hardmax",
+    "quantized_by_one_lopsided_scale": "it silences integers with 0, where their zero point stands for zero",
     "skip_normalizations": "it does not know that SkipLayerNormalization mixes",
 }
 """Topologies that the independent checker cannot decide by its construction, with the reason."""
