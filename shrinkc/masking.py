@@ -7,7 +7,7 @@ channels only.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,13 @@ from shrinkc.analysis.labels import Shape, along, labelled_axes
 from shrinkc.edits import TensorEdit, cut, tensor_edits
 from shrinkc.errors import VerificationError
 from shrinkc.surgery import Surgery, open_copy
+
+ZERO_POINTS: Mapping[tuple[str, int], tuple[int, int | None]] = {
+    ("DequantizeLinear", 0): (2, None),
+    ("ConvInteger", 1): (3, 0),
+    ("MatMulInteger", 1): (3, -1),
+}
+"""By operator and input of integers: where their zero point is, and along which axis there is one each (None: ``axis``)."""
 
 Draw = Callable[[TensorEdit, np.ndarray], np.ndarray]
 """Gives an edited tensor other values, at its full size."""
@@ -81,16 +88,18 @@ def _silenced(array: np.ndarray, edit: TensorEdit) -> np.ndarray:
 def _silence(array: np.ndarray, edit: TensorEdit) -> np.ndarray:
     """What a silent channel holds: zero, one where it divides, the zero point where integers stand for numbers."""
     node, slot = edit.uses[0]
-    zero_point = input_at(node, 2) if (node.op_type, slot) == ("DequantizeLinear", 0) else None
+    place, axis = ZERO_POINTS.get((node.op_type, slot), (0, 0))
+    zero_point = input_at(node, place) if place else None
     if zero_point is not None and shrinkc_ir.constant_tensor(zero_point) is not None:
         zeros = shrinkc_ir.stored_array(zero_point)
-        zeros = zeros.reshape(()) if zeros.size == 1 else along(zeros, int_of(node, "axis", 1), array.ndim)
+        axis = int_of(node, "axis", 1) if axis is None else axis
+        zeros = zeros.reshape(()) if zeros.size == 1 else along(zeros, axis, array.ndim)
         return np.broadcast_to(zeros, array.shape)
     return np.full(array.shape, int(any(_divides(node, slot) for node, slot in edit.uses)), array.dtype)
 
 
 def _scales_integers(node: ir.Node, slot: int) -> bool:
-    return node.op_type in QUANTIZERS and slot > 0
+    return (node.op_type in QUANTIZERS and slot > 0) or (node.op_type in ("ConvInteger", "MatMulInteger") and slot == 3)
 
 
 def _divides(node: ir.Node, slot: int) -> bool:
@@ -134,19 +143,28 @@ def _gather_input(surgery: Surgery, node: ir.Node, index: int, kept: np.ndarray,
 
 def _scatter_output(surgery: Surgery, node: ir.Node, place_of_output: int, kept: np.ndarray, size: int, axis: int) -> None:
     output = node.outputs[place_of_output]
-    rank = len(surgery.analysis.shadow.shape(_original_of(surgery, output)) or ())
+    fact = surgery.analysis.shadow[_original_of(surgery, output)]
+    rank, dtype = len(fact.shape or ()), output.dtype or fact.dtype or ir.DataType.FLOAT
     place = np.zeros(size, np.int64)
     place[kept] = np.arange(len(kept))
-    mask = np.zeros([size if other == axis else 1 for other in range(rank)], (output.dtype or ir.DataType.FLOAT).numpy())
+    mask = np.zeros([size if other == axis else 1 for other in range(rank)], dtype.numpy())
     mask[tuple(kept if other == axis else 0 for other in range(rank))] = 1
     users = list(output.uses())
     gather = ir.Node("", "Gather", [output, surgery.add_constant(f"{output.name}.place", place)], [ir.AttrInt64("axis", axis)])
     gather.outputs[0].name = f"{output.name}.spread"
-    silence = ir.Node("", "Mul", [gather.outputs[0], surgery.add_constant(f"{output.name}.mask", mask)])
+    silence = _masked(surgery, gather.outputs[0], mask, f"{output.name}.mask")
     silence.outputs[0].name = f"{output.name}.silenced"
     surgery.model.graph.insert_after(node, [gather, silence])
     for user, index in users:
         user.replace_input_with(index, silence.outputs[0])
+
+
+def _masked(surgery: Surgery, value: ir.Value, mask: np.ndarray, name: str) -> ir.Node:
+    """Node that keeps ``value`` where the mask is one; runtimes do not multiply small integers, but choose among them."""
+    if mask.dtype.kind not in "iu":
+        return ir.Node("", "Mul", [value, surgery.add_constant(name, mask)])
+    zero = surgery.add_constant(f"{name}.zero", np.zeros((), mask.dtype))
+    return ir.Node("", "Where", [surgery.add_constant(name, mask.astype(bool)), value, zero])
 
 
 def _original_of(surgery: Surgery, value: ir.Value) -> ir.Value:

@@ -298,6 +298,7 @@ RESIZERS: dict[str, Resizer] = {
     "Gather": gather,
     "Pad": pad,
     "Resize": resize,
+    "ConvInteger": conv,
     "DeformConv": conv,
     "GatherND": gather_nd,
     "ScatterND": scatter_nd,

@@ -516,4 +516,42 @@ def activations_with_a_scale_per_channel() -> Net:
     return finish(net, net.cbr(net.op("DequantizeLinear", y, *scales, axis=1), 8, 6), 6)
 
 
+def measured(net: Net, x: str) -> list[str]:
+    return list(net.op("DynamicQuantizeLinear", x, outputs=3))
+
+
+def integer_conv(net: Net, x: str, inputs: int, outputs: int, zero: int | None = None, group: int = 1) -> str:
+    """A convolution as onnxruntime's dynamic quantisation leaves it, its bias in integers too."""
+    y, scale, zero_of_y = measured(net, x)
+    middle = 128 if zero is None else zero
+    weight = net.random.integers(max(0, middle - 100), min(255, middle + 100), (outputs, inputs // group, 3, 3))
+    parts = [y, net.const(weight.astype(np.uint8)), zero_of_y]
+    parts += [] if zero is None else [net.const(np.uint8(zero))]
+    both = net.op("Mul", scale, net.const(np.float32(0.004)))
+    bias = net.op("Cast", net.op("Floor", net.op("Div", net.vector(outputs), both)), to=TensorProto.INT32)
+    bias = net.op("Reshape", bias, net.ints(1, -1, 1, 1))
+    total = net.op("Add", net.op("ConvInteger", *parts, pads=[1, 1, 1, 1], group=group), bias)
+    return str(net.op("Mul", net.op("Cast", total, to=TensorProto.FLOAT), both))
+
+
+@topology
+def dynamically_quantized() -> Net:
+    net, x = start(size=6)
+    y = net.relu(integer_conv(net, net.relu(integer_conv(net, x, 3, 8, 128)), 8, 12, 100))
+    y = net.relu(integer_conv(net, y, 12, 12, 128, group=12))
+    rows, scale, zero = measured(net, net.op("Flatten", net.op("GlobalMaxPool", y)))
+    weight = net.const(net.random.integers(-90, 90, (12, 16)).astype(np.int8))
+    hidden = net.op("MatMulInteger", rows, weight, zero, net.const(np.zeros(16, np.int8)))
+    hidden = net.op("Mul", net.op("Cast", hidden, to=TensorProto.FLOAT), net.op("Mul", scale, net.const(np.float32(0.01))))
+    net.output(linear(net, net.relu(hidden), 16, 4))
+    return net
+
+
+@topology
+def dynamically_quantized_without_zero_points() -> Net:
+    net, x = start(size=6)
+    y = net.relu(integer_conv(net, net.relu(integer_conv(net, x, 3, 8)), 8, 12))
+    return finish(net, y, 12)
+
+
 __all__ = ["INT64", "OPERATOR_TOPOLOGIES"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from models.operator_topologies import OPERATOR_TOPOLOGIES
 import shrinkc
 
 BEYOND_THE_CHECKER = {
+    "dynamically_quantized": "it silences integers with 0, where their zero point stands for zero",
     "group_normalization_with_a_scale_per_group": "it finds a pruned group norm by its sliced scale, and this one is whole",
     "hard_and_mean_variance": "MeanVarianceNormalization makes NaN of the channels it has zeroed",
     "hardmax_over_channels": "it cannot emulate Hardmax",
@@ -39,3 +41,20 @@ def test_half_of_the_channels_go_and_both_judges_agree(name: str, saved: Callabl
     assert judge.face(output) == judge.face(original)
     if name not in BEYOND_THE_CHECKER:
         assert judge.independent_verdict(original, output, plan) == "pass"
+
+
+PACKAGED = importlib.util.find_spec("ddddocr")
+
+
+@pytest.mark.skipif(PACKAGED is None, reason="the package ddddocr, whose model this is, is not installed")
+def test_a_dynamically_quantised_text_reader_is_pruned_and_proved(tmp_path: Path) -> None:
+    assert PACKAGED is not None
+    assert PACKAGED.origin is not None
+    report = shrinkc.compress(
+        Path(PACKAGED.origin).with_name("common_old.onnx"), output=tmp_path / "out.onnx", prune_ratio=0.3,
+        measure_latency=False,
+    )  # fmt: skip
+    assert report.proof is not None
+    assert not report.proof.is_weak
+    assert report.after.macs < 0.6 * report.before.macs
+    assert any("computes with integers" in refusal.blocker.reason for refusal in report.refusals)

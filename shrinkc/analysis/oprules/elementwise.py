@@ -7,7 +7,7 @@ import onnx_ir as ir
 
 from shrinkc.analysis import moves
 from shrinkc.analysis.flow import Blocked, Flow, Role, RuleTable
-from shrinkc.analysis.labels import Labels, Shape, compress, labelled_axes
+from shrinkc.analysis.labels import Labels, Shape, along, compress, labelled_axes
 
 UNARY = [
     "Abs",
@@ -99,7 +99,7 @@ def unary(flow: Flow, node: ir.Node) -> None:
 def nary(flow: Flow, node: ir.Node) -> None:
     """Several tensors that broadcast against each other."""
     shape = flow.shape(node.outputs[0])
-    labels = _meet(flow, node, shape)
+    labels = _spread_constant(flow, node, shape, _meet(flow, node, shape))
     for index, value in enumerate(node.inputs):
         if flow.is_constant(value):
             flow.follow(node, index, labels, Role.SCALES if node.op_type == "Mul" else Role.FOLLOWS)
@@ -123,6 +123,18 @@ def _meet(flow: Flow, node: ir.Node, shape: Shape) -> Labels:
     for other in full[1:]:
         flow.space.tie(full[0], other)
     return compress(full[0])
+
+
+def _spread_constant(flow: Flow, node: ir.Node, shape: Shape, labels: Labels) -> Labels:
+    """A vector of constants that meets a computed number makes channels of its own, to be tied further on."""
+    if labelled_axes(labels):
+        return labels
+    dims = [_align(flow.shape(value), len(shape)) for value in node.inputs if value is not None and not flow.is_constant(value)]
+    spread = [axis for axis, size in enumerate(shape) if size > 1 and all(dim[axis] == 1 for dim in dims)]
+    if len(spread) != 1:
+        return labels
+    flow.freeze(labels, node, "it is broadcast over channels")
+    return along(flow.space.fresh(shape[spread[0]]), spread[0], len(shape))
 
 
 def _align(shape: Shape, rank: int) -> Shape:

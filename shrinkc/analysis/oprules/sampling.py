@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
 import onnx_ir as ir
 
 from shrinkc.analysis.attributes import input_at, int_of, ints_of
-from shrinkc.analysis.flow import Balance, Blocked, Flow, Role, RuleTable, Work
-from shrinkc.analysis.labels import Labels, labelled_axes
-from shrinkc.analysis.oprules.contraction import is_depthwise
+from shrinkc.analysis.flow import Blocked, Flow, Role, RuleTable
+from shrinkc.analysis.labels import labelled_axes
+from shrinkc.analysis.oprules.grouped import balance, convolve
 
 
 def sample(flow: Flow, node: ir.Node) -> None:
@@ -56,27 +55,9 @@ def deform_conv(flow: Flow, node: ir.Node) -> None:
     """DeformConv: a convolution of which every group of offsets keeps equally many input channels."""
     flow.require_constant(node, 1, 3)
     _freeze_places(flow, node, 2, 4)
-    weight, groups = flow.shape(node.inputs[1]), int_of(node, "group", 1)
     inputs = flow.channels(node.inputs[0], 1)
-    if is_depthwise(node, weight):
-        outputs, role = inputs, Role.FOLLOWS
-    else:
-        outputs, role = flow.space.fresh(weight[0]), Role.PRODUCES
-        grid = inputs.reshape(groups, -1)
-        flow.space.tie(grid, grid[:1])  # all groups read one axis of the weight
-        flow.attach(node, 1, 1, grid[0], Role.CONSUMES)
-        _balance(flow, node, outputs, groups)
-    _balance(flow, node, inputs, int_of(node, "offset_group", 1))
-    flow.attach(node, 1, 0, outputs, role)
-    flow.attach(node, 3, 0, outputs, Role.FOLLOWS)
-    flow.assign_channels(node.outputs[0], outputs, 1)
-    spatial = flow.shape(node.outputs[0])
-    flow.work.append(Work(node, spatial[0] * math.prod(spatial[2:]) * math.prod(weight), 1))
-
-
-def _balance(flow: Flow, node: ir.Node, channels: Labels, groups: int) -> None:
-    if groups > 1:
-        flow.balances.append(Balance(node.name or "", np.asarray(channels).reshape(groups, -1)))
+    balance(flow, node, inputs, int_of(node, "offset_group", 1))
+    flow.attach(node, 3, 0, convolve(flow, node, inputs), Role.FOLLOWS)
 
 
 RULES: RuleTable = {
