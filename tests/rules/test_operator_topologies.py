@@ -14,12 +14,14 @@ from models.operator_topologies import OPERATOR_TOPOLOGIES
 import shrinkc
 
 BEYOND_THE_CHECKER = {
+    "divided_by_channels": "it divides the channels it has zeroed, zero by zero",
     "dynamically_quantized": "it silences integers with 0, where their zero point stands for zero",
     "group_normalization_with_a_scale_per_group": "it finds a pruned group norm by its sliced scale, and this one is whole",
     "hard_and_mean_variance": "MeanVarianceNormalization makes NaN of the channels it has zeroed",
     "hardmax_over_channels": "it cannot emulate Hardmax",
     "quantized_by_one_lopsided_scale": "it silences integers with 0, where their zero point stands for zero",
     "skip_normalizations": "it does not know that SkipLayerNormalization mixes",
+    "statistics_of_a_layer_norm": "it loses the second and third output of a norm that it emulates",
 }
 """Topologies that the independent checker cannot decide by its construction, with the reason."""
 

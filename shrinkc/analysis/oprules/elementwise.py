@@ -6,6 +6,7 @@ import numpy as np
 import onnx_ir as ir
 
 from shrinkc.analysis import moves
+from shrinkc.analysis.attributes import input_at
 from shrinkc.analysis.flow import Blocked, Flow, Role, RuleTable
 from shrinkc.analysis.labels import Labels, Shape, along, compress, labelled_axes
 
@@ -86,12 +87,20 @@ NARY = [
 ]
 
 
+SINGULAR = frozenset({"Acosh", "Log", "Reciprocal"})
+"""Operators that make infinity or no number of a silent channel, which is zero: it has to be gone before them."""
+
+
 def unary(flow: Flow, node: ir.Node) -> None:
     """One tensor in, the same positions out; bounds and ratios are scalars."""
     labels = flow.labels_of(node.inputs[0])
+    if node.op_type == "Dropout" and flow.shadow[input_at(node, 2)].value is not None and flow.known(node, 2).any():
+        raise Blocked("it draws random numbers, one per channel")
     for bound in node.inputs[1:]:
         if bound in flow.labels:
             flow.freeze(flow.labels[bound], node, "it is a bound or a ratio for all channels")
+    if node.op_type in SINGULAR:
+        flow.mix(node, 0, list(range(labels.ndim)), keeps_axis=True)
     for output in node.outputs:
         flow.assign(output, labels)
 
@@ -104,6 +113,19 @@ def nary(flow: Flow, node: ir.Node) -> None:
         if flow.is_constant(value):
             flow.follow(node, index, labels, Role.SCALES if node.op_type == "Mul" else Role.FOLLOWS)
     flow.assign(node.outputs[0], labels)
+    if node.op_type == "Div" and not flow.is_constant(node.inputs[1]):
+        _part_from_zero(flow, node, len(shape))
+
+
+def _part_from_zero(flow: Flow, node: ir.Node, rank: int) -> None:
+    """A silent channel must be gone before it divides: zero by zero is no number."""
+    operands = [index for index, value in enumerate(node.inputs) if not flow.is_constant(value)]
+    operands = [index for index in operands if labelled_axes(flow.labels_of(node.inputs[index]))]
+    full = [index for index in operands if len(flow.shape(node.inputs[index])) == rank]
+    if not full or not labelled_axes(flow.labels_of(node.inputs[1])):
+        return
+    for index in operands:
+        flow.mix(node, index, list(range(rank)), keeps_axis=index == full[0])
 
 
 def _meet(flow: Flow, node: ir.Node, shape: Shape) -> Labels:

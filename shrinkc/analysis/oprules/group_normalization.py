@@ -9,6 +9,7 @@ from shrinkc.analysis.attributes import input_at, int_of
 from shrinkc.analysis.flow import Balance, Blocked, Flow, Role, RuleTable
 from shrinkc.analysis.labels import Labels, labelled_axes
 from shrinkc.analysis.oprules.normalization import softmax
+from shrinkc.analysis.oprules.statistics import assign_with_statistics
 
 MICROSOFT = "com.microsoft"
 
@@ -32,7 +33,7 @@ def rms_normalization(flow: Flow, node: ir.Node) -> None:
     axis = int_of(node, "axis", -1) % labels.ndim
     flow.mix(node, 0, list(range(axis, labels.ndim)), keeps_axis=True)
     flow.follow(node, 1, labels, Role.SCALES)
-    _assign_with_statistics(flow, node, labels, list(range(axis, labels.ndim)))
+    assign_with_statistics(flow, node, labels, list(range(axis, labels.ndim)))
 
 
 def skip_normalization(flow: Flow, node: ir.Node) -> None:
@@ -47,7 +48,7 @@ def skip_normalization(flow: Flow, node: ir.Node) -> None:
     for index in parameters:
         if input_at(node, index) is not None:
             flow.follow(node, index, labels, Role.SCALES if index == 2 else Role.FOLLOWS)
-    _assign_with_statistics(flow, node, labels, [labels.ndim - 1])
+    assign_with_statistics(flow, node, labels, [labels.ndim - 1])
 
 
 def _tie_skip(flow: Flow, node: ir.Node, labels: Labels) -> None:
@@ -61,14 +62,6 @@ def _tie_skip(flow: Flow, node: ir.Node, labels: Labels) -> None:
         raise Blocked("what it adds does not have the channels of its first input")
     flow.space.tie(own, labels)
     flow.mix(node, 1, [flow.labels_of(skip).ndim - 1], keeps_axis=False)
-
-
-def _assign_with_statistics(flow: Flow, node: ir.Node, labels: Labels, axes: list[int]) -> None:
-    """The normalised output, the sum that was normalised, and statistics: over channels these have none of their own."""
-    mixes = any(axis in axes for axis in labelled_axes(labels))
-    for place, output in enumerate(node.outputs):
-        is_statistic = place in (1, 2) and mixes
-        flow.assign(output, flow.opaque(labels.ndim, node, "it is a statistic over channels") if is_statistic else labels)
 
 
 def mean_variance_normalization(flow: Flow, node: ir.Node) -> None:
