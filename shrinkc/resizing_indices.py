@@ -27,7 +27,7 @@ def _rank_again(surgery: Surgery, original: ir.Node, node: ir.Node, data: ir.Val
     fact = surgery.analysis.shadow[original.inputs[1]]
     kept = None if data is None else surgery.kept(data)
     shape = surgery.analysis.shadow.shape(data)
-    if data is None or kept is None or shape is None or fact.value is None or not fact.is_static:
+    if data is None or kept is None or shape is None or fact.value is None:
         return
     indices = np.array(fact.value)
     for axis in labelled_axes(kept):

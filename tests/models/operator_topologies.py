@@ -575,4 +575,16 @@ def statistics_of_a_layer_norm() -> Net:
     return net
 
 
+@topology
+def assigned_channels_as_torch_exports_them() -> Net:
+    """Positions are cut out of a range over the computed number of channels."""
+    net, x = start()
+    y, part = net.cbr(x, 3, 8), net.cbr(x, 3, 5)
+    every = net.op("Range", net.const(np.int64(0)), size_of(net, y, 1), net.const(np.int64(1)))
+    places = net.op("Unsqueeze", net.op("Slice", every, net.ints(1), net.ints(6), net.ints(0)), net.ints(1))
+    turned = [net.op("Transpose", value, perm=[1, 0, 2, 3]) for value in (y, part)]
+    y = net.op("Transpose", net.op("ScatterND", turned[0], places, turned[1]), perm=[1, 0, 2, 3])
+    return finish(net, net.cbr(y, 8, 6), 6)
+
+
 __all__ = ["INT64", "OPERATOR_TOPOLOGIES"]

@@ -9,7 +9,7 @@ from unittest.mock import patch
 
 import numpy as np
 import onnx
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from models.builder import Net
 from models.operator_topologies import cell, integer_conv, linear, quantized, requantized, sequence
@@ -17,6 +17,7 @@ from onnx.reference import ReferenceEvaluator
 from rules.test_operator_properties import PROPERTY, SEED, closed, opened, prune_at_random_and_prove
 
 from shrinkc import registry
+from shrinkc.analysis.node_moves import positions
 
 
 class Reference:
@@ -95,33 +96,33 @@ def test_deformable_convolutions(shape: tuple[int, int, int, int], seed: int) ->
         closed(net, y, outputs, seed)
 
 
-@given(positions=st.lists(st.integers(-7, 6), min_size=2, max_size=7, unique_by=lambda p: p % 7), constant=st.booleans(),
+@given(chosen=st.lists(st.integers(-7, 6), min_size=2, max_size=7, unique_by=lambda p: p % 7), constant=st.booleans(),
        full=st.booleans(), reduction=st.sampled_from(["none", "add", "max"]), seed=SEED)  # fmt: skip
 @PROPERTY
-def test_writing_to_channels(positions: list[int], constant: bool, full: bool, reduction: str, seed: int) -> None:
+def test_writing_to_channels(chosen: list[int], constant: bool, full: bool, reduction: str, seed: int) -> None:
     net, x = opened(7, size=3, opset=18)
     net.inputs[0].type.tensor_type.shape.dim[0].dim_value = 1
-    part = net.conv(x, 7, len(positions))
+    part = net.conv(x, 7, len(chosen))
     if full:
-        grid = np.stack(np.meshgrid([0], positions, range(3), range(3), indexing="ij"), axis=-1)
-        stored = net.weight(1, len(positions), 3, 3)
+        grid = np.stack(np.meshgrid([0], chosen, range(3), range(3), indexing="ij"), axis=-1)
+        stored = net.weight(1, len(chosen), 3, 3)
         y = net.op("ScatterND", x, net.const(grid), stored if constant else part, reduction=reduction)
     else:
         turned = [net.op("Transpose", value, perm=[1, 0, 2, 3]) for value in (x, part)]
-        stored = net.weight(len(positions), 1, 3, 3)
-        places = net.const(np.asarray(positions)[:, None])
+        stored = net.weight(len(chosen), 1, 3, 3)
+        places = net.const(np.asarray(chosen)[:, None])
         y = net.op("ScatterND", turned[0], places, stored if constant else turned[1], reduction=reduction)
         y = net.op("Transpose", y, perm=[1, 0, 2, 3])
     closed(net, net.conv(y, 7, 5), 5, seed)
 
 
-@given(positions=st.lists(st.integers(-7, 6), min_size=1, max_size=9), seed=SEED)
+@given(chosen=st.lists(st.integers(-7, 6), min_size=1, max_size=9), seed=SEED)
 @PROPERTY
-def test_lists_of_channels(positions: list[int], seed: int) -> None:
+def test_lists_of_channels(chosen: list[int], seed: int) -> None:
     net, x = opened(7, size=3)
-    y = net.op("GatherND", net.op("Transpose", x, perm=[1, 0, 2, 3]), net.const(np.asarray(positions)[:, None]))
+    y = net.op("GatherND", net.op("Transpose", x, perm=[1, 0, 2, 3]), net.const(np.asarray(chosen)[:, None]))
     y = net.op("Transpose", y, perm=[1, 0, 2, 3])
-    closed(net, net.conv(y, len(positions), 5), 5, seed)
+    closed(net, net.conv(y, len(chosen), 5), 5, seed)
 
 
 @given(
@@ -160,3 +161,19 @@ def test_folded_columns(block: tuple[int, int], depth: int, seed: int) -> None:
     image = net.ints(4 * block[0], 4 * block[1])
     y = net.op("Col2Im", columns, image, net.ints(*block), strides=list(block))
     closed(net, net.conv(y, depth, 5), 5, seed)
+
+
+@given(step=st.sampled_from([-3, -2, 2, 3]), start=st.integers(-9, 8), space=st.integers(1, 3), opset=st.sampled_from([9, 17]),
+       seed=SEED)  # fmt: skip
+@PROPERTY
+def test_slices_of_channels_and_space_at_once(step: int, start: int, space: int, opset: int, seed: int) -> None:
+    step = 1 if opset < 10 else step
+    stop = 2**31 if step > 0 else -(2**31)
+    width = len(positions(8, start, stop, step))
+    assume(width)
+    net, x = opened(8, opset=opset)
+    if opset < 10:
+        y = net.op("Slice", x, axes=[1, 3], starts=[start, space], ends=[stop, 8])
+    else:
+        y = net.op("Slice", x, net.ints(start, space), net.ints(stop, 8), net.ints(1, 3), net.ints(step, 1))
+    closed(net, net.conv(y, width, 5), 5, seed)

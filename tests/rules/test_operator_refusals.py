@@ -58,7 +58,7 @@ def one_channel(net: Net, y: str) -> str:
     return str(net.op("Transpose", net.op("ScatterND", turned, net.const(np.asarray([[3]])), written), perm=[1, 0, 2, 3]))
 
 
-@refused("input 1")
+@refused("the positions are computed")
 def positions_from_the_data(net: Net, y: str) -> str:
     turned = net.op("Transpose", y, perm=[1, 0, 2, 3])
     level = net.op("Sigmoid", net.op("ReduceMean", net.inputs[0].name, axes=[0, 1, 2, 3]))

@@ -72,9 +72,13 @@ def _freeze_positions(flow: Flow, node: ir.Node) -> None:
 
 
 def _stored_positions(flow: Flow, node: ir.Node, shape: Shape) -> list[Labels]:
-    """One array per indexed axis: where on it each index points."""
-    flow.require_constant(node, 1)
-    known = flow.known(node, 1)
+    """One array per indexed axis: where on it each index points.
+
+    A list of channels may be computed from their number, which is fixed; lists over free sizes have to be stored.
+    """
+    known = flow.shadow[node.inputs[1]].value
+    if known is None or (known.ndim != 2 and not flow.is_constant(node.inputs[1])):
+        raise Blocked("the positions are computed, from the data or for every element")
     return [np.asarray(known[..., axis], np.int64) % shape[axis] for axis in range(known.shape[-1])]
 
 

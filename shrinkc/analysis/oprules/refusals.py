@@ -47,6 +47,7 @@ REASONS = {
     "StringConcat": TEXT,
     "StringNormalizer": TEXT,
     "StringSplit": TEXT,
+    "TensorScatter": "it writes into a cache at computed positions",
     "TfIdfVectorizer": TEXT,
     "Unique": DATA_DEPENDENT,
 }
