@@ -7,20 +7,28 @@ channels only.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 
 from shrinkc import ir as shrinkc_ir
-from shrinkc.analysis.constants import is_fill
+from shrinkc.analysis.attributes import input_at, int_of
+from shrinkc.analysis.constants import QUANTIZERS, is_fill
 from shrinkc.analysis.flow import Mixing
 from shrinkc.analysis.groups import Analysis, BoolArray, stored_tensors
-from shrinkc.analysis.labels import Shape
+from shrinkc.analysis.labels import Shape, along, labelled_axes
 from shrinkc.edits import TensorEdit, cut, tensor_edits
 from shrinkc.errors import VerificationError
 from shrinkc.surgery import Surgery, open_copy
+
+ZERO_POINTS: Mapping[tuple[str, int], tuple[int, int | None]] = {
+    ("DequantizeLinear", 0): (2, None),
+    ("ConvInteger", 1): (3, 0),
+    ("MatMulInteger", 1): (3, -1),
+}
+"""By operator and input of integers: where their zero point is, and along which axis there is one each (None: ``axis``)."""
 
 Draw = Callable[[TensorEdit, np.ndarray], np.ndarray]
 """Gives an edited tensor other values, at its full size."""
@@ -42,9 +50,11 @@ def masked_original(analysis: Analysis, is_kept: BoolArray, shapes: dict[str, Sh
         return _silenced((draw or as_is)(edit, array), edit)
 
     surgery = with_tensors(analysis, is_kept, shapes, silenced)
+    restricted: set[ir.Node] = set()
     for mixing, classes in analysis.mixings():
         if not is_kept[classes].all():
-            _restrict(surgery, mixing)
+            _restrict(surgery, mixing, with_parameters=mixing.node not in restricted)
+            restricted.add(mixing.node)
     return surgery.model
 
 
@@ -65,12 +75,31 @@ def _place(surgery: Surgery, edit: TensorEdit, array: np.ndarray) -> None:
 
 
 def _silenced(array: np.ndarray, edit: TensorEdit) -> np.ndarray:
-    array = array.copy()
+    if any(_scales_integers(node, slot) for node, slot in edit.uses):
+        return array  # the integers beside it are silenced
+    array, silence = array.copy(), _silence(array, edit)
     for axis, removed in edit.removal:
         index: list[Any] = [slice(None)] * array.ndim
         index[axis] = list(removed)
-        array[tuple(index)] = 1 if any(_divides(node, slot) for node, slot in edit.uses) else 0
+        array[tuple(index)] = silence[tuple(index)]
     return array
+
+
+def _silence(array: np.ndarray, edit: TensorEdit) -> np.ndarray:
+    """What a silent channel holds: zero, one where it divides, the zero point where integers stand for numbers."""
+    node, slot = edit.uses[0]
+    place, axis = ZERO_POINTS.get((node.op_type, slot), (0, 0))
+    zero_point = input_at(node, place) if place else None
+    if zero_point is not None and shrinkc_ir.constant_tensor(zero_point) is not None:
+        zeros = shrinkc_ir.stored_array(zero_point)
+        axis = int_of(node, "axis", 1) if axis is None else axis
+        zeros = zeros.reshape(()) if zeros.size == 1 else along(zeros, axis, array.ndim)
+        return np.broadcast_to(zeros, array.shape)
+    return np.full(array.shape, int(any(_divides(node, slot) for node, slot in edit.uses)), array.dtype)
+
+
+def _scales_integers(node: ir.Node, slot: int) -> bool:
+    return (node.op_type in QUANTIZERS and slot > 0) or (node.op_type in ("ConvInteger", "MatMulInteger") and slot == 3)
 
 
 def _divides(node: ir.Node, slot: int) -> bool:
@@ -81,7 +110,7 @@ def _divides(node: ir.Node, slot: int) -> bool:
     )
 
 
-def _restrict(surgery: Surgery, mixing: Mixing) -> None:
+def _restrict(surgery: Surgery, mixing: Mixing, *, with_parameters: bool) -> None:
     """Let a mixing operator see the kept channels only; where it keeps the axis, put them back among zeros."""
     node, original = surgery.nodes[mixing.node], mixing.node
     data = original.inputs[mixing.input_index]
@@ -89,17 +118,19 @@ def _restrict(surgery: Surgery, mixing: Mixing) -> None:
         raise VerificationError("a mixing node lost its input", where=original.name or original.op_type)
     kept = surgery.kept_positions(data, mixing.axis)
     _gather_input(surgery, node, mixing.input_index, kept, mixing.axis)
+    if with_parameters:  # a node may mix over several axes, or several inputs; its parameters are cut once
+        _gather_parameters(surgery, original, node)
+    for place, output in enumerate(original.outputs if mixing.keeps_axis else ()):
+        classes = surgery.analysis.classes_of(output)
+        if classes is not None and mixing.axis in labelled_axes(classes):
+            _scatter_output(surgery, node, place, kept, (surgery.analysis.shadow.shape(data) or ())[mixing.axis], mixing.axis)
+
+
+def _gather_parameters(surgery: Surgery, original: ir.Node, node: ir.Node) -> None:
     for attachment in surgery.analysis.flow.attachments:
         if attachment.node is original:
-            _gather_input(
-                surgery,
-                node,
-                attachment.input_index,
-                np.flatnonzero(surgery.is_kept[surgery.analysis.classes[attachment.labels]]),
-                attachment.axis,
-            )
-    if mixing.keeps_axis:
-        _scatter_output(surgery, node, kept, (surgery.analysis.shadow.shape(data) or ())[mixing.axis], mixing.axis)
+            kept = np.flatnonzero(surgery.is_kept[surgery.analysis.classes[attachment.labels]])
+            _gather_input(surgery, node, attachment.input_index, kept, attachment.axis)
 
 
 def _gather_input(surgery: Surgery, node: ir.Node, index: int, kept: np.ndarray, axis: int) -> None:
@@ -110,21 +141,30 @@ def _gather_input(surgery: Surgery, node: ir.Node, index: int, kept: np.ndarray,
     node.replace_input_with(index, gather.outputs[0])
 
 
-def _scatter_output(surgery: Surgery, node: ir.Node, kept: np.ndarray, size: int, axis: int) -> None:
-    output = node.outputs[0]
-    rank = len(surgery.analysis.shadow.shape(_original_of(surgery, output)) or ())
+def _scatter_output(surgery: Surgery, node: ir.Node, place_of_output: int, kept: np.ndarray, size: int, axis: int) -> None:
+    output = node.outputs[place_of_output]
+    fact = surgery.analysis.shadow[_original_of(surgery, output)]
+    rank, dtype = len(fact.shape or ()), output.dtype or fact.dtype or ir.DataType.FLOAT
     place = np.zeros(size, np.int64)
     place[kept] = np.arange(len(kept))
-    mask = np.zeros([size if other == axis else 1 for other in range(rank)], (output.dtype or ir.DataType.FLOAT).numpy())
+    mask = np.zeros([size if other == axis else 1 for other in range(rank)], dtype.numpy())
     mask[tuple(kept if other == axis else 0 for other in range(rank))] = 1
     users = list(output.uses())
     gather = ir.Node("", "Gather", [output, surgery.add_constant(f"{output.name}.place", place)], [ir.AttrInt64("axis", axis)])
     gather.outputs[0].name = f"{output.name}.spread"
-    silence = ir.Node("", "Mul", [gather.outputs[0], surgery.add_constant(f"{output.name}.mask", mask)])
+    silence = _masked(surgery, gather.outputs[0], mask, f"{output.name}.mask")
     silence.outputs[0].name = f"{output.name}.silenced"
     surgery.model.graph.insert_after(node, [gather, silence])
     for user, index in users:
         user.replace_input_with(index, silence.outputs[0])
+
+
+def _masked(surgery: Surgery, value: ir.Value, mask: np.ndarray, name: str) -> ir.Node:
+    """Node that keeps ``value`` where the mask is one; runtimes do not multiply small integers, but choose among them."""
+    if mask.dtype.kind not in "iu":
+        return ir.Node("", "Mul", [value, surgery.add_constant(name, mask)])
+    zero = surgery.add_constant(f"{name}.zero", np.zeros((), mask.dtype))
+    return ir.Node("", "Where", [surgery.add_constant(name, mask.astype(bool)), value, zero])
 
 
 def _original_of(surgery: Surgery, value: ir.Value) -> ir.Value:
@@ -161,8 +201,8 @@ def _perturbed(array: np.ndarray, is_positive: bool, generator: np.random.Genera
 
 
 def _is_positive_parameter(value: ir.Value) -> bool:
-    """A variance or a divisor must keep its sign."""
-    return any(_divides(usage.node, usage.idx) for usage in value.uses())
+    """A variance, a divisor or a quantisation scale must keep its sign."""
+    return any(_divides(usage.node, usage.idx) or _scales_integers(usage.node, usage.idx) for usage in value.uses())
 
 
 def redrawn(pruned: ir.Model, edits: Sequence[TensorEdit], draw: Draw) -> ir.Model:

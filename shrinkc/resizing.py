@@ -18,6 +18,8 @@ from shrinkc.analysis.labels import Labels, labelled_axes
 from shrinkc.analysis.node_moves import positions, slices_of
 from shrinkc.analysis.oprules.convolution import is_depthwise
 from shrinkc.errors import VerificationError
+from shrinkc.resizing_indices import gather_nd, scatter_nd
+from shrinkc.resizing_states import recurrent
 
 if TYPE_CHECKING:
     from shrinkc.surgery import Surgery
@@ -164,7 +166,7 @@ def slice_(surgery: Surgery, original: ir.Node, node: ir.Node) -> ir.Node | None
     data = _data(original)
     shape = surgery.analysis.shadow.shape(data) or ()
     bounds = slices_of(surgery.analysis.shadow, original)
-    new = []
+    new, uneven = [], []
     for axis, start, stop, step in bounds:
         wanted = _survivors(surgery, data, axis, np.asarray(positions(shape[axis], start, stop, step), np.int64))
         if len(surgery.kept_positions(data, axis)) == shape[axis]:
@@ -174,10 +176,12 @@ def slice_(surgery: Surgery, original: ir.Node, node: ir.Node) -> ir.Node | None
         elif len(bounds) == 1:
             return _as_gather(surgery, node, wanted, axis)
         else:
-            raise VerificationError("an uneven slice over several axes", where=original.name or "")
+            uneven.append((axis, wanted))
+    for axis, wanted in uneven:
+        _gather_before(surgery, node, wanted, axis)
     # Bounds computed from a width moved with it, so it is the new graph's bounds that count.
-    if new != slices_of(surgery.shadow, node):
-        _write_bounds(surgery, node, new)
+    if uneven or new != slices_of(surgery.shadow, node):
+        _write_bounds(surgery, node, new or [(0, 0, 2**62, 1)])
     return None
 
 
@@ -189,6 +193,8 @@ def _survivors(surgery: Surgery, data: ir.Value, axis: int, wanted: Labels) -> L
 
 def _as_slice(wanted: Labels) -> tuple[int, int, int] | None:
     """Positions as (start, stop, step), None if they are not evenly spaced."""
+    if not len(wanted):
+        return 0, 0, 1
     step = int(wanted[1] - wanted[0]) if len(wanted) > 1 else 1
     if len(wanted) > 1 and (step == 0 or (np.diff(wanted) != step).any()):
         return None
@@ -201,6 +207,16 @@ def _as_gather(surgery: Surgery, node: ir.Node, wanted: Labels, axis: int) -> ir
     gather = ir.Node("", "Gather", [node.inputs[0], indices], [ir.AttrInt64("axis", axis)], name=node.name)
     surgery.replace_node(node, gather)
     return gather
+
+
+def _gather_before(surgery: Surgery, node: ir.Node, wanted: Labels, axis: int) -> None:
+    """Pick positions of one axis first; the slice is left with the other axes."""
+    name = f"{node.outputs[0].name}.channels{axis}"
+    gather = ir.Node("", "Gather", [node.inputs[0], surgery.add_constant(name, wanted)], [ir.AttrInt64("axis", axis)])
+    gather.outputs[0].name = surgery.fresh_name(f"{name}.picked")
+    surgery.model.graph.insert_before(node, gather)
+    surgery.shadow.visit(gather)
+    node.replace_input_with(0, gather.outputs[0])
 
 
 def _write_bounds(surgery: Surgery, node: ir.Node, bounds: list[tuple[int, int, int, int]]) -> None:
@@ -311,14 +327,21 @@ def _data(node: ir.Node) -> ir.Value:
 RESIZERS: dict[tuple[str, str], Resizer] = {
     ("", "Conv"): conv,
     ("", "ConvTranspose"): conv,
+    ("", "ConvInteger"): conv,
+    ("", "DeformConv"): conv,
     ("", "Reshape"): reshape,
     ("", "Expand"): reshape,
     ("", "Tile"): tile,
     ("", "Split"): split,
     ("", "Slice"): slice_,
     ("", "Gather"): gather,
+    ("", "GatherND"): gather_nd,
+    ("", "ScatterND"): scatter_nd,
     ("", "Pad"): pad,
     ("", "Resize"): resize,
+    ("", "LSTM"): recurrent,
+    ("", "GRU"): recurrent,
+    ("", "RNN"): recurrent,
     **resizing_attention.RESIZERS,
 }
 """By domain and operator."""

@@ -17,8 +17,8 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from shrinkc import ir as shrinkc_ir
-from shrinkc.contrib_shapes import SHAPES
 from shrinkc.errors import RecipeError, UnsupportedGraphError
+from shrinkc.own_shapes import SHAPES, ShapeRule
 
 DEFAULT_SPATIAL = 224
 """Size given to a free height or width when neither the user nor the data says one."""
@@ -213,9 +213,9 @@ class Shadow:
     def _infer_types(self, node: ir.Node, inputs: list[Fact]) -> Iterable[Fact]:
         """Onnx's own inference for one node; falls back to what the model declares."""
         declared = [Fact(_declared_shape(value, self._sizes), value.dtype) for value in node.outputs]
-        if node.domain == "com.microsoft" and node.op_type in SHAPES:
-            return self._contrib(node, inputs, declared)
         domain = "" if node.domain == "ai.onnx" else node.domain
+        if (domain, node.op_type) in SHAPES:
+            return _by_own_rule(SHAPES[(domain, node.op_type)], node, inputs, declared)
         if _has_subgraph(node) or not onnx.defs.has(node.op_type, domain):
             return declared
         try:
@@ -228,11 +228,6 @@ class Shadow:
             return declared
         return [_typed(found.get(value.name or ""), fallback) for value, fallback in zip(node.outputs, declared, strict=True)]
 
-    def _contrib(self, node: ir.Node, inputs: list[Fact], declared: list[Fact]) -> list[Fact]:
-        """Facts by our own rules; float results are of the first input's type."""
-        shapes = SHAPES[node.op_type](node, [fact.shape for fact in inputs])
-        return [Fact(shape or fact.shape, fact.dtype or inputs[0].dtype) for shape, fact in zip(shapes, declared, strict=True)]
-
     def _inference_inputs(self, node: ir.Node, inputs: list[Fact]) -> tuple[dict[str, Any], dict[str, Any]]:
         types: dict[str, Any] = {}
         data: dict[str, Any] = {}
@@ -243,6 +238,12 @@ class Shadow:
             if fact.value is not None:
                 data[value.name] = onnx.numpy_helper.from_array(np.ascontiguousarray(fact.value))
         return types, data
+
+
+def _by_own_rule(rule: ShapeRule, node: ir.Node, inputs: list[Fact], declared: list[Fact]) -> list[Fact]:
+    """Facts by a shape rule of ours; results are of the first input's type unless the model says otherwise."""
+    shapes = rule(node, [fact.shape for fact in inputs])
+    return [Fact(shape or fact.shape, fact.dtype or inputs[0].dtype) for shape, fact in zip(shapes, declared, strict=True)]
 
 
 def _is_foldable(node: ir.Node) -> bool:

@@ -284,6 +284,7 @@ SIZE_INPUTS = {
     "Upsample": (1,),
     "ConstantOfShape": (0,),
     "Gather": (1,),
+    "AffineGrid": (1,),
 }
 
 

@@ -15,11 +15,14 @@ import onnx_ir as ir
 
 from shrinkc import ir as shrinkc_ir
 from shrinkc.analysis import moves
+from shrinkc.analysis.attributes import input_at, int_of
 from shrinkc.analysis.flow import Attachment, Blocked
 from shrinkc.analysis.labels import Labels, LabelSpace, along
 from shrinkc.analysis.node_moves import MOVES, shape_of
 from shrinkc.analysis.oprules.elementwise import NARY, UNARY
 from shrinkc.shapes import Shadow
+
+QUANTIZERS = frozenset({"DequantizeLinear", "QuantizeLinear"})
 
 UNTOUCHED = -1
 """Label of a stored index that no planned cut reaches."""
@@ -77,6 +80,8 @@ def trace_derived(shadow: Shadow, value: ir.Value) -> list[Source]:
     producer = value.producer()
     if producer is None:
         raise Blocked(f"{value.name} is not stored in the model")
+    if producer.op_type in QUANTIZERS and producer.domain in ("", "ai.onnx", "com.microsoft"):
+        return _trace_quantized(shadow, producer)
     if producer.domain not in ("", "ai.onnx"):
         raise Blocked(f"{value.name} is computed by {producer.domain}::{producer.op_type}")
     if producer.op_type in MOVES:
@@ -89,6 +94,20 @@ def trace_derived(shadow: Shadow, value: ir.Value) -> list[Source]:
         sources = [source for index in range(len(producer.inputs)) for source in trace(shadow, producer, index)]
         return [_moved(source, lambda c: moves.expand(c, rank)) for source in sources]
     raise Blocked(f"{value.name} is computed by {producer.op_type}")
+
+
+def _trace_quantized(shadow: Shadow, node: ir.Node) -> list[Source]:
+    """Sources of a constant behind (De)QuantizeLinear: its integers, and scales and zero points if there is one a channel."""
+    if int_of(node, "block_size", 0):
+        raise Blocked(f"{node.outputs[0].name} is quantised in blocks")
+    rank = len(shape_of(shadow, node.inputs[0]))
+    axis = int_of(node, "axis", 1)
+    sources = trace(shadow, node, 0)
+    for index in (1, 2):
+        value = input_at(node, index)
+        if value is not None and shape_of(shadow, value) not in ((), (1,)):
+            sources += [_moved(source, lambda c: along(c.reshape(-1), axis, rank)) for source in trace(shadow, node, index)]
+    return sources
 
 
 def _moved(source: Source, move: Callable[[Labels], Labels]) -> Source:

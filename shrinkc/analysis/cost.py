@@ -15,6 +15,8 @@ from shrinkc.analysis.constants import Use, is_fill
 from shrinkc.analysis.groups import Analysis, BoolArray, stored_tensors
 from shrinkc.analysis.labels import Labels
 
+QUANTIZED = frozenset({ir.DataType.INT8, ir.DataType.UINT8, ir.DataType.INT4, ir.DataType.UINT4})
+
 
 @dataclass(frozen=True)
 class Cost:
@@ -25,7 +27,7 @@ class Cost:
     macs : int
         Multiply-accumulates of convolutions and matrix products for one run at the analysed shapes.
     parameters : int
-        Elements of floating-point tensors.
+        Elements of floating-point tensors, and of those of eight bits or fewer: quantised weights.
     size_bytes : int
         Bytes of all tensors plus what the file holds besides them.  An estimate until the file is written.
     """
@@ -147,5 +149,9 @@ def _stored_tensors(analysis: Analysis) -> list[_Stored]:
         uses = axes_of.get(value, [])
         variants = tuple(_Term(math.prod(fact.shape), axes) for axes in uses) or (_Term(math.prod(fact.shape), ()),)
         has_whole_use = len(value.uses()) > len(uses) or value.is_graph_output()
-        stored.append(_Stored(variants, has_whole_use, item_bytes, fact.dtype.is_floating_point()))
+        stored.append(_Stored(variants, has_whole_use, item_bytes, _holds_parameters(fact.dtype)))
     return stored
+
+
+def _holds_parameters(dtype: ir.DataType) -> bool:
+    return dtype.is_floating_point() or dtype in QUANTIZED

@@ -6,8 +6,9 @@ import numpy as np
 import onnx_ir as ir
 
 from shrinkc.analysis import moves
+from shrinkc.analysis.attributes import input_at
 from shrinkc.analysis.flow import Blocked, Flow, Role, RuleTable
-from shrinkc.analysis.labels import Labels, Shape, compress, labelled_axes
+from shrinkc.analysis.labels import Labels, Shape, along, compress, labelled_axes
 
 UNARY = [
     "Abs",
@@ -86,9 +87,20 @@ NARY = [
 ]
 
 
+SINGULAR = frozenset({"Acosh", "Log", "Reciprocal"})
+"""Operators that make infinity or no number of a silent channel, which is zero: it has to be gone before them."""
+
+
 def unary(flow: Flow, node: ir.Node) -> None:
     """One tensor in, the same positions out; bounds and ratios are scalars."""
     labels = flow.labels_of(node.inputs[0])
+    if node.op_type == "Dropout" and flow.shadow[input_at(node, 2)].value is not None and flow.known(node, 2).any():
+        raise Blocked("it draws random numbers, one per channel")
+    for bound in node.inputs[1:]:
+        if bound in flow.labels:
+            flow.freeze(flow.labels[bound], node, "it is a bound or a ratio for all channels")
+    if node.op_type in SINGULAR:
+        flow.mix(node, 0, list(range(labels.ndim)), keeps_axis=True)
     for output in node.outputs:
         flow.assign(output, labels)
 
@@ -96,11 +108,29 @@ def unary(flow: Flow, node: ir.Node) -> None:
 def nary(flow: Flow, node: ir.Node) -> None:
     """Several tensors that broadcast against each other."""
     shape = flow.shape(node.outputs[0])
-    labels = _meet(flow, node, shape)
+    labels = _spread_constant(flow, node, shape, _meet(flow, node, shape))
     for index, value in enumerate(node.inputs):
         if flow.is_constant(value):
             flow.follow(node, index, labels, Role.SCALES if node.op_type == "Mul" else Role.FOLLOWS)
     flow.assign(node.outputs[0], labels)
+    if node.op_type == "Div" and not flow.is_constant(node.inputs[1]):
+        _part_from_zero(flow, node, len(shape))
+
+
+def _part_from_zero(flow: Flow, node: ir.Node, rank: int) -> None:
+    """A silent channel must be gone before it divides: zero by zero is no number.
+
+    Channels inside heads are left alone: what divides there is a norm or a sum that is kept away from zero anyway.
+    """
+    if len(labelled_axes(flow.labels_of(node.outputs[0]))) > 1:
+        return
+    operands = [index for index, value in enumerate(node.inputs) if not flow.is_constant(value)]
+    operands = [index for index in operands if labelled_axes(flow.labels_of(node.inputs[index]))]
+    full = [index for index in operands if len(flow.shape(node.inputs[index])) == rank]
+    if not full or not labelled_axes(flow.labels_of(node.inputs[1])):
+        return
+    for index in operands:
+        flow.mix(node, index, list(range(rank)), keeps_axis=index == full[0])
 
 
 def _meet(flow: Flow, node: ir.Node, shape: Shape) -> Labels:
@@ -134,16 +164,20 @@ def _head_rows_meet(flow: Flow, node: ir.Node, heads: Labels, rows: Labels) -> N
     flow.link_heads(node, heads, rows)
 
 
+def _spread_constant(flow: Flow, node: ir.Node, shape: Shape, labels: Labels) -> Labels:
+    """A vector of constants that meets a computed number makes channels of its own, to be tied further on."""
+    if labelled_axes(labels):
+        return labels
+    dims = [_align(flow.shape(value), len(shape)) for value in node.inputs if value is not None and not flow.is_constant(value)]
+    spread = [axis for axis, size in enumerate(shape) if size > 1 and all(dim[axis] == 1 for dim in dims)]
+    if len(spread) != 1:
+        return labels
+    flow.freeze(labels, node, "it is broadcast over channels")
+    return along(flow.space.fresh(shape[spread[0]]), spread[0], len(shape))
+
+
 def _align(shape: Shape, rank: int) -> Shape:
     return (1,) * (rank - len(shape)) + shape
 
 
-MICROSOFT_UNARY = ["Gelu", "QuickGelu"]
-MICROSOFT_NARY = ["BiasGelu", "FastGelu"]
-
-RULES: RuleTable = {
-    **{("", op): unary for op in UNARY},
-    **{("", op): nary for op in NARY},
-    **{("com.microsoft", op): unary for op in MICROSOFT_UNARY},
-    **{("com.microsoft", op): nary for op in MICROSOFT_NARY},
-}
+RULES: RuleTable = {**{("", op): unary for op in UNARY}, **{("", op): nary for op in NARY}}

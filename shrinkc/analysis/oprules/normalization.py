@@ -6,6 +6,7 @@ import onnx_ir as ir
 
 from shrinkc.analysis.attributes import int_of
 from shrinkc.analysis.flow import Blocked, Flow, Role, RuleTable
+from shrinkc.analysis.oprules.statistics import assign_with_statistics
 
 
 def batch_normalization(flow: Flow, node: ir.Node) -> None:
@@ -39,7 +40,7 @@ def layer_normalization(flow: Flow, node: ir.Node) -> None:
     for index in range(1, len(node.inputs)):
         if node.inputs[index] is not None:
             flow.follow(node, index, labels, Role.SCALES if index == 1 else Role.FOLLOWS)
-    flow.assign(node.outputs[0], labels)
+    assign_with_statistics(flow, node, labels, list(range(axis, labels.ndim)))
 
 
 def local_response(flow: Flow, node: ir.Node) -> None:

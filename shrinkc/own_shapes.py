@@ -1,4 +1,7 @@
-"""Shapes of onnxruntime's contrib operators, which onnx cannot infer.  Source: onnxruntime's ContribOperators.md."""
+"""Shapes that onnx cannot infer node by node: of onnxruntime's own operators, and of some that onnx spells out as functions.
+
+Source: onnxruntime's ContribOperators.md.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,8 @@ import onnx_ir as ir
 Shape = tuple[int, ...]
 Shapes = Sequence[Shape | None]
 ShapeRule = Callable[[ir.Node, Shapes], list[Shape | None]]
+
+MICROSOFT = "com.microsoft"
 
 
 def _like_first(node: ir.Node, inputs: Shapes) -> list[Shape | None]:
@@ -52,14 +57,17 @@ def _group_query_attention(node: ir.Node, inputs: Shapes) -> list[Shape | None]:
     return [(*queries[:2], width), *unknown]
 
 
-_SAME = ("BiasGelu", "FastGelu", "Gelu", "QuickGelu", "RotaryEmbedding", "SimplifiedLayerNormalization", "Trilu")
+_SAME = (
+    *(("", name) for name in ("GroupNormalization", "MeanVarianceNormalization", "SimplifiedLayerNormalization")),
+    *((MICROSOFT, name) for name in ("BiasGelu", "FastGelu", "Gelu", "QuickGelu", "RotaryEmbedding", "Trilu")),
+)
 
-SHAPES: dict[str, ShapeRule] = {
+SHAPES: dict[tuple[str, str], ShapeRule] = {
     **dict.fromkeys(_SAME, _like_first),
-    "Attention": _attention,
-    "GroupQueryAttention": _group_query_attention,
-    "MultiHeadAttention": _multi_head_attention,
-    "SkipLayerNormalization": _skip_normalization,
-    "SkipSimplifiedLayerNormalization": _skip_normalization,
+    (MICROSOFT, "Attention"): _attention,
+    (MICROSOFT, "GroupQueryAttention"): _group_query_attention,
+    (MICROSOFT, "MultiHeadAttention"): _multi_head_attention,
+    (MICROSOFT, "SkipLayerNormalization"): _skip_normalization,
+    (MICROSOFT, "SkipSimplifiedLayerNormalization"): _skip_normalization,
 }
-"""By operator of the domain com.microsoft."""
+"""By domain and operator."""
