@@ -587,4 +587,14 @@ def assigned_channels_as_torch_exports_them() -> Net:
     return finish(net, net.cbr(y, 8, 6), 6)
 
 
+@topology
+def range_measured_over_what_is_left() -> Net:
+    """A silent channel would hold the largest number, and the scale would be its."""
+    net, x = start(size=6)
+    shift = net.const(net.random.uniform(3, 4, (8, 1, 1)).astype(np.float32))
+    y = net.op("Exp", net.op("Neg", net.op("Add", net.op("Abs", net.conv(x, 3, 8, bias=False)), shift)))
+    y = net.op("Mul", y, net.const(np.float32(30)))
+    return finish(net, net.relu(integer_conv(net, y, 8, 12, 128)), 12)
+
+
 __all__ = ["INT64", "OPERATOR_TOPOLOGIES"]

@@ -38,11 +38,12 @@ def recurrent(flow: Flow, node: ir.Node) -> None:
 
 
 def _attach_weights(flow: Flow, node: ir.Node, inputs: Labels, units: Labels) -> None:
+    """The recurrence stands for what produces the units: along its columns each is counted once, not once a gate."""
     rows = np.tile(units, GATES[node.op_type])
-    flow.attach(node, 1, 1, rows, Role.PRODUCES)
-    flow.attach(node, 1, 2, inputs, Role.CONSUMES)
+    flow.attach(node, 2, 2, units, Role.PRODUCES)
     flow.attach(node, 2, 1, rows, Role.FOLLOWS)
-    flow.attach(node, 2, 2, units, Role.CONSUMES)
+    flow.attach(node, 1, 1, rows, Role.FOLLOWS)
+    flow.attach(node, 1, 2, inputs, Role.CONSUMES)
     flow.attach(node, 3, 1, np.tile(rows, 2), Role.FOLLOWS)
     flow.attach(node, PEEPHOLES, 1, np.tile(units, 3), Role.FOLLOWS)
 
