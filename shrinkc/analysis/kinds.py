@@ -93,9 +93,16 @@ def normalised_labels(flow: Flow) -> Labels:
     found = [np.empty(0, np.int64)]
     for mixing in flow.mixings:
         value = mixing.node.inputs[mixing.input_index]
-        if value is not None and (mixing.node.op_type in NORMALISATIONS or is_spelt_out(mixing.node)):
+        if value is not None and _normalises_channels(flow, mixing.node):
             found.append(np.unique(flow.labels[value]))
     return np.concatenate(found)
+
+
+def _normalises_channels(flow: Flow, node: ir.Node) -> bool:
+    if node.op_type in ("InstanceNormalization", "GroupNormalization"):  # of one group, it is over all channels
+        groups = node.attributes["num_groups"].as_int() if "num_groups" in node.attributes else flow.shape(node.inputs[0])[1]
+        return groups == 1
+    return node.op_type in NORMALISATIONS or is_spelt_out(node)
 
 
 def is_spelt_out(node: ir.Node) -> bool:

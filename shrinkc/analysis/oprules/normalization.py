@@ -6,6 +6,7 @@ import onnx_ir as ir
 
 from shrinkc.analysis.attributes import int_of
 from shrinkc.analysis.flow import Blocked, Flow, Role, RuleTable
+from shrinkc.analysis.labels import labelled_axes
 from shrinkc.analysis.oprules.statistics import assign_with_statistics
 
 
@@ -16,9 +17,19 @@ def batch_normalization(flow: Flow, node: ir.Node) -> None:
 
 
 def instance_normalization(flow: Flow, node: ir.Node) -> None:
-    """InstanceNormalization mixes over space only, so removing a channel is exact."""
+    """InstanceNormalization mixes over space only, so removing a channel is exact.
+
+    Written-out group normalisations lay channels on the axes it mixes.  Of several groups whole ones can go, which is
+    exact too; of a single one its channels, which is not.
+    """
     flow.require_constant(node, 1, 2)
-    _per_channel(flow, node, 2)
+    labels = flow.labels_of(node.inputs[0])
+    mixed = [axis for axis in labelled_axes(labels) if axis > 1]
+    if not mixed or 1 in labelled_axes(labels):
+        _per_channel(flow, node, 2)
+        return
+    flow.mix(node, 0, mixed, keeps_axis=True)
+    flow.assign(node.outputs[0], labels)
 
 
 def _per_channel(flow: Flow, node: ir.Node, last: int) -> None:
