@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from shrinkc.analysis.cost import Cost, CostModel
-from shrinkc.analysis.groups import Analysis, BoolArray, Group
+from shrinkc.analysis.forming import Group
+from shrinkc.analysis.groups import Analysis, BoolArray
 from shrinkc.api import Allocator, FloatArray
 from shrinkc.budget import Budget
 from shrinkc.errors import BudgetError

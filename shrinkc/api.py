@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from shrinkc.analysis.constants import UNTOUCHED
 from shrinkc.analysis.flow import Role
-from shrinkc.analysis.groups import Group, Member
+from shrinkc.analysis.forming import Group, Member
 
 API_VERSION = 1
 

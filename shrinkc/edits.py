@@ -10,7 +10,8 @@ import numpy as np
 import onnx_ir as ir
 
 from shrinkc.analysis.constants import Use
-from shrinkc.analysis.groups import Analysis, BoolArray, Group
+from shrinkc.analysis.forming import Group
+from shrinkc.analysis.groups import Analysis, BoolArray
 from shrinkc.plan import Keep, Plan, PlannedGroup, TensorSlice
 
 Removal = tuple[tuple[int, tuple[int, ...]], ...]

@@ -11,11 +11,26 @@ from typing import Any
 import numpy as np
 
 from shrinkc import recipe as recipes
+from shrinkc.analysis.constants import UNTOUCHED
 from shrinkc.analysis.cost import Cost, CostModel
-from shrinkc.analysis.groups import Analysis, Group, Refusal
+from shrinkc.analysis.forming import Group, Member
+from shrinkc.analysis.groups import Analysis, Refusal
+from shrinkc.analysis.remedies import remedy
 from shrinkc.api import Role
 from shrinkc.log import Progress, Silent
 from shrinkc.opening import loaded, open_model
+
+
+@dataclass(frozen=True)
+class MemberSummary:
+    """One axis of a stored tensor that goes with a group, and the node that reads it."""
+
+    tensor: str
+    axis: int
+    length: int
+    role: str
+    node: str
+    op_type: str
 
 
 @dataclass(frozen=True)
@@ -38,22 +53,34 @@ class GroupSummary:
     is_exact: bool
     macs: int
     parameters: int
+    members: tuple[MemberSummary, ...]
 
 
 @dataclass(frozen=True)
 class Inspection:
-    """Groups, refusals and cost of a model."""
+    """Groups, refusals and cost of a model.
+
+    Attributes
+    ----------
+    prunable_macs, prunable_parameters : float
+        Share that goes if every group keeps as little as it may.
+    """
 
     model: str
     model_sha256: str
     input_shapes: dict[str, tuple[int, ...]]
     cost: Cost
+    prunable_macs: float
+    prunable_parameters: float
     groups: tuple[GroupSummary, ...]
     refusals: tuple[Refusal, ...]
 
     def to_json(self) -> dict[str, Any]:
         """Plain data, schema first."""
-        return {"schema": "shrinkc.inspection/1", **asdict(self)}
+        data = asdict(self)
+        for entry, refusal in zip(data["refusals"], self.refusals, strict=True):
+            entry["remedy"] = remedy(refusal.blocker)
+        return {"schema": "shrinkc.inspection/2", **data}
 
 
 def inspect(
@@ -76,15 +103,23 @@ def inspect(
     source, reporter = Path(model), progress or Silent()
     with loaded(source, reporter) as model_ir:
         opened = open_model(source, recipe, None, model_ir, reporter)
-        dense = opened.cost.dense()
+        dense, least = opened.cost.dense(), _least(opened.analysis, opened.cost)
         return Inspection(
             source.name,
             opened.sha256,
             opened.shapes,
             Cost(dense.macs, dense.parameters, opened.size_bytes),
+            1 - least.macs / max(1, dense.macs),
+            1 - least.parameters / max(1, dense.parameters),
             tuple(_summary(opened.analysis, opened.cost, group, dense) for group in opened.analysis.groups),
             tuple(opened.analysis.refusals),
         )
+
+
+def _least(analysis: Analysis, cost: CostModel) -> Cost:
+    """What is left if every group keeps one channel in each row it has."""
+    firsts = {group.name: np.unique(group.cells, return_index=True)[1].tolist() for group in analysis.groups}
+    return cost.of(analysis.named_mask(firsts))
 
 
 def _summary(analysis: Analysis, cost: CostModel, group: Group, dense: Cost) -> GroupSummary:
@@ -101,4 +136,11 @@ def _summary(analysis: Analysis, cost: CostModel, group: Group, dense: Cost) -> 
         is_exact=group.is_exact,
         macs=dense.macs - alone.macs,
         parameters=dense.parameters - alone.parameters,
+        members=tuple(_member(member) for member in group.members),
     )
+
+
+def _member(member: Member) -> MemberSummary:
+    node = member.use.node
+    tensor, length = member.use.tensor.name or "", int((member.index != UNTOUCHED).sum())
+    return MemberSummary(tensor, member.axis, length, member.role.value, node.name or "", node.op_type)

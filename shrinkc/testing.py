@@ -16,7 +16,8 @@ from shrinkc import registry
 from shrinkc.allocate import Allocating, Limits
 from shrinkc.analysis.cost import CostModel
 from shrinkc.analysis.flow import RuleTable
-from shrinkc.analysis.groups import Analysis, Group, analyse
+from shrinkc.analysis.forming import Group
+from shrinkc.analysis.groups import Analysis, analyse
 from shrinkc.analysis.labels import Shape
 from shrinkc.api import FloatArray, Probe, RunConfig, RuntimeAdapter, Session
 from shrinkc.errors import RecipeError, VerificationError

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from models.attention_topologies import ATTENTION
 from models.builder import Net
 from models.topologies import TOPOLOGIES
 
@@ -203,7 +204,51 @@ def test_inspect_lists_groups_and_reasons(saved: Save, tmp_path: Path) -> None:
     assert refusal["channels"] == 8
     assert refusal["parameters"] == 8 * 27
     assert refusal["macs"] == 12 * 12 * 8 * 27
+    assert "register a rule" in refusal["remedy"]
+    assert 0.2 < data["prunable_macs"] < 1
+    members = {(member["tensor"], member["axis"], member["role"]) for group in data["groups"] for member in group["members"]}
+    assert ("c0", 0, "produces") not in members
+    assert ("c10", 0, "produces") in members
     assert files(tmp_path) == ["model.onnx"]
+
+
+def test_inspect_explains_one_node(saved: Save, tmp_path: Path) -> None:
+    saved(TOPOLOGIES["unknown_operator"]())
+    result = run("inspect", "model.onnx", "--why", "Mystery_*", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert "8: stays: no rule for operator com.acme::Mystery" in result.stdout
+    assert "try: register a rule" in result.stdout
+    data = json.loads(run("inspect", "model.onnx", "--why", "Gemm_*", "--json", cwd=tmp_path).stdout)
+    states = {(axis["place"].split(" (")[0], axis["axis"]): axis["state"] for axis in data["axes"]}
+    assert states[("output 0", 1)].startswith("stays: graph output")
+    assert states[("input 1", 1)].startswith("prunable in ")
+    refused = run("inspect", "model.onnx", "--why", "Conv_*", cwd=tmp_path)
+    assert refused.returncode == 2
+    assert "nodes fit: Conv_" in refused.stderr
+    assert "no node or output has that name" in run("inspect", "model.onnx", "--why", "nobody", cwd=tmp_path).stderr
+    assert "no effect" in run("inspect", "model.onnx", "--why", "Gemm_*", "--exclude", "c0", cwd=tmp_path).stderr
+
+
+def test_a_normalised_stream_is_off_until_asked_for_and_says_so(saved: Save, tmp_path: Path) -> None:
+    saved(ATTENTION["encoder_of_two_blocks"]())
+    data = json.loads(run("inspect", "model.onnx", "--json", cwd=tmp_path).stdout)
+    assert {group["kind"] for group in data["groups"]} == {"heads", "mlp"}
+    refusal = next(r for r in data["refusals"] if "residual stream" in r["blocker"]["reason"])
+    assert refusal["remedy"] == "--prune conv,mlp,heads,stream"
+    asked = json.loads(run("inspect", "model.onnx", "--json", "--prune", "stream,head-dim", cwd=tmp_path).stdout)
+    assert {group["kind"] for group in asked["groups"]} == {"stream", "head-dim"}
+    wrong = run("inspect", "model.onnx", "--prune", "streams", cwd=tmp_path)
+    assert wrong.returncode == 2
+    assert "known: conv, mlp, heads, head-dim, stream" in wrong.stderr
+
+
+def test_a_plan_made_with_switches_is_replayed_with_them(saved: Save, tmp_path: Path) -> None:
+    saved(ATTENTION["encoder_of_two_blocks"]())
+    first = ["compress", "model.onnx", "-o", "a.onnx", "--save-plan", "p.json", "--no-latency", "--prune-ratio", "0.5"]
+    assert run(*first, "--prune", "head-dim,stream", cwd=tmp_path).returncode == 0
+    again = run("compress", "model.onnx", "-o", "b.onnx", "--plan", "p.json", "--no-latency", cwd=tmp_path)
+    assert again.returncode == 0, again.stderr
+    assert (tmp_path / "a.onnx").read_bytes() == (tmp_path / "b.onnx").read_bytes()
 
 
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])

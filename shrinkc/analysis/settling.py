@@ -1,0 +1,109 @@
+"""Labels after everything that ties them has been found: what goes together, whole heads or dims inside them, grids."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+
+from shrinkc.analysis.constants import UNTOUCHED, Cut, Use, stored_cuts
+from shrinkc.analysis.flow import Attachment, Blocked, Flow, Heads, RuleTable, walk
+from shrinkc.analysis.grids import HeadPolicy, settle_followings, settle_grids, settle_heads, settle_mixings
+from shrinkc.analysis.kinds import Kind, attention_heads
+from shrinkc.analysis.labels import Labels
+from shrinkc.analysis.shuffles import Shuffle, find_shuffles
+from shrinkc.shapes import Shadow
+
+
+@dataclass(frozen=True)
+class Settled:
+    """Labels after everything that ties them has been found."""
+
+    flow: Flow
+    both: list[Heads]
+    cuts: list[tuple[Cut, Attachment]]
+    untraced: list[Attachment]
+    shuffles: list[Shuffle]
+    columns: dict[ir.Value, int]
+
+
+def settled_for(graph: ir.Graph, shadow: Shadow, rules: RuleTable, kinds: frozenset[Kind]) -> Settled:
+    """Walk a graph and tie its labels so that channels of the given kinds can go.
+
+    Where whole heads and channels inside them shall both go, but some rows share channels, heads take precedence; where
+    all heads are one, the channels do.
+    """
+    settled = settle(graph, shadow, rules, lambda flow: policy(flow, kinds))
+    if not settled.both:
+        return settled
+    rows_only = settle(graph, shadow, rules, lambda flow: policy(flow, kinds - {Kind.HEADS}))
+    heads_only = settle(graph, shadow, rules, lambda flow: policy(flow, kinds - {Kind.HEAD_DIM}))
+    compromise = {**dict.fromkeys(crowded(rows_only), "whole"), **dict.fromkeys(lonely(heads_only), "rows")}
+    return settle(graph, shadow, rules, lambda flow: policy(flow, kinds, compromise))
+
+
+def settle(graph: ir.Graph, shadow: Shadow, rules: RuleTable, policy_for: Callable[[Flow], HeadPolicy]) -> Settled:
+    """Walk a graph and tie its labels under one policy for heads."""
+    flow = walk(graph, shadow, rules)
+    both = settle_heads(flow, policy_for(flow))
+    settle_followings(flow)
+    settle_mixings(flow)
+    cuts, untraced = _stored(flow)
+    shuffles = find_shuffles(flow, graph)
+    columns = settle_grids(flow, graph, {value for shuffle in shuffles for value in shuffle.inner})
+    return Settled(flow, both, cuts, untraced, shuffles, columns)
+
+
+def policy(flow: Flow, kinds: frozenset[Kind], compromise: Mapping[int, str] | None = None) -> HeadPolicy:
+    """What may go of which heads; those of a normalisation per group of channels always stay.
+
+    ``compromise`` says it for the numbers of those heads that cannot go beside the channels in their rows.
+    """
+    attention = attention_heads(flow)
+
+    def chosen(number: int, heads: Heads) -> str:
+        if not attention[number] or Kind.HEADS not in kinds:
+            return "rows"
+        return "whole" if Kind.HEAD_DIM not in kinds else (compromise or {}).get(number, "both")
+
+    return chosen
+
+
+def crowded(settled: Settled) -> list[int]:
+    """Heads some channel of which lies in two rows, as where rotary positions tie the dims of all heads."""
+    classes = settled.flow.space.classes()
+    found = []
+    for number, heads in enumerate(settled.flow.heads):
+        rows = np.unique(classes[heads.rows], axis=0)  # queries of one key have one row together, that is no crowd
+        if len(rows) == 1 or len(np.unique(rows)) < sum(len(np.unique(row)) for row in rows):
+            found.append(number)
+    return found
+
+
+def lonely(settled: Settled) -> list[int]:
+    """Heads that are all tied to each other, as where one key serves them all: there is none to remove."""
+    classes = settled.flow.space.classes()
+    return [number for number, heads in enumerate(settled.flow.heads) if len(np.unique(classes[heads.heads])) == 1]
+
+
+def _stored(flow: Flow) -> tuple[list[tuple[Cut, Attachment]], list[Attachment]]:
+    """Cuts of stored tensors, and the attachments that could not be traced to any."""
+    cuts: list[tuple[Cut, Attachment]] = []
+    untraced: list[Attachment] = []
+    seen: dict[tuple[Use, int], Labels] = {}
+    for attachment in flow.attachments:
+        try:
+            found = stored_cuts(flow.shadow, flow.space, attachment)
+        except Blocked as blocked:
+            flow.freeze(attachment.labels, attachment.node, str(blocked))
+            untraced.append(attachment)
+            continue
+        for cut in found:
+            cuts.append((cut, attachment))
+            # Two readers behind one edge (say, of one Identity) see the same stored tensor: they must agree.
+            earlier = seen.setdefault((cut.use, cut.axis), cut.labels)
+            both = (earlier != UNTOUCHED) & (cut.labels != UNTOUCHED)
+            flow.space.tie(earlier[both], cut.labels[both])
+    return cuts, untraced
