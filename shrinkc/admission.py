@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -110,21 +111,61 @@ def check_external_data(model: ir.Model, folder: Path) -> None:
 
 
 def check_structure(model: ir.Model, path: Path) -> None:
-    """Refuse graphs that name values nothing produces.
+    """Refuse graphs that name values nothing produces, and nodes that do not fit their operator.
 
     Raises
     ------
     ModelLoadError
-        A graph output or a node's input has no source.
+        There is no output, a graph output or a node's input has no source, or a node has too many or too few inputs or outputs.
     """
+    if not model.graph.outputs:
+        raise ModelLoadError("the model has no output", where=str(path), because="then nothing it computes matters")
     for output in model.graph.outputs:
         if output.producer() is None and not output.is_graph_input() and not output.is_initializer():
-            raise ModelLoadError("nothing produces a graph output", where=f"{path}: {output.name}")
+            raise ModelLoadError("nothing produces a graph output", where=f"{path}: {output.name}", because=NO_SOURCE)
     for node in model.graph.all_nodes():
         for value in node.inputs:
             if value is not None and value.graph is None and value.producer() is None:
                 raise ModelLoadError(
                     "a node reads a value that nothing produces",
                     where=f"{node.name or node.op_type}: {value.name}",
+                    because=NO_SOURCE,
                     hint="the file may be truncated or hand-edited; run onnx.checker on it",
                 )
+    for graph in (model.graph, *(function.graph for function in model.functions.values())):
+        for node in graph.all_nodes():
+            if node.op_identifier() not in model.functions:
+                _check_arity(node, graph.opset_imports, path)
+
+
+NO_SOURCE = "no node, input or initializer has that name"
+
+
+def _check_arity(node: ir.Node, opsets: Mapping[str, int], path: Path) -> None:
+    """Refuse what onnx's shape inference, which is native code, would read past the end of."""
+    because = _misfit(node, opsets)
+    if because:
+        raise ModelLoadError("a node does not fit its operator", where=f"{path}: {node.name or node.op_type}", because=because)
+
+
+def _misfit(node: ir.Node, opsets: Mapping[str, int]) -> str:
+    from onnx import defs
+
+    domain = "" if node.domain == "ai.onnx" else node.domain
+    version = opsets.get(node.domain, opsets.get("", 1))
+    try:
+        schema = defs.get_schema(node.op_type, version, domain)
+    except (defs.SchemaError, TypeError):  # unknown, or a version beyond any integer
+        return ""
+    parts = node.attributes.get("num_outputs")
+    if node.op_type == "Split" and parts is not None and parts.value != len(node.outputs):
+        return f"num_outputs is {parts.value}, it has {len(node.outputs)}"
+    if not schema.min_input <= len(node.inputs) <= schema.max_input:
+        return f"{node.op_type} takes {schema.min_input} to {schema.max_input} inputs, it has {len(node.inputs)}"
+    single = defs.OpSchema.FormalParameterOption.Single
+    for formal, value in zip(schema.inputs, node.inputs, strict=False):
+        if value is None and formal.option == single:
+            return f"its input {formal.name} is missing"
+    if len(node.outputs) > schema.max_output:
+        return f"{node.op_type} makes {schema.max_output} outputs, it has {len(node.outputs)}"
+    return ""

@@ -26,9 +26,14 @@ def canonicalize(model: ir.Model) -> ir.Model:
     for value in _activations(model):
         if value.name in silent:  # what the folder inferred would be written out, and was not there
             value.type, value.shape = None, None
-    RemoveUnusedNodesPass()(model)
+    drop_unused(model)
     strip_debug_info(model)
     return model
+
+
+def drop_unused(model: ir.Model) -> None:
+    """Remove nodes and initializers that no output depends on, in place."""
+    RemoveUnusedNodesPass()(model)
 
 
 def _activations(model: ir.Model) -> Iterator[ir.Value]:

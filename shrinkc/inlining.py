@@ -33,10 +33,12 @@ def inline_functions(model: ir.Model) -> tuple[str, ...]:
     Raises
     ------
     ModelLoadError
-        Functions call each other in a circle.
+        Functions call each other in a circle, or a call has more inputs or outputs than its function.
     """
     if not model.functions:
         return ()
+    for node in _called(model):
+        _check_call(node, model.functions[node.op_identifier()])
     for function in model.functions.values():
         _prepare(function)
     fixed = _that_stay(model)
@@ -56,6 +58,16 @@ def _called(model: ir.Model) -> list[ir.Node]:
     """Nodes of the main graph and of functions that call a function."""
     graphs = [model.graph, *(function.graph for function in model.functions.values())]
     return [node for graph in graphs for node in graph.all_nodes() if node.op_identifier() in model.functions]
+
+
+def _check_call(node: ir.Node, function: ir.Function) -> None:
+    for what, given, known in (("inputs", node.inputs, function.inputs), ("outputs", node.outputs, function.outputs)):
+        if len(given) > len(known):
+            raise ModelLoadError(
+                "a call does not fit its function",
+                where=node.name or _label(node),
+                because=f"{len(given)} {what} where {_label(node)} has {len(known)}",
+            )
 
 
 def _label(node: ir.Node) -> str:

@@ -15,6 +15,7 @@ from shrinkc import registry, shapes
 from shrinkc.analysis.cost import CostModel
 from shrinkc.analysis.groups import Analysis, analyse
 from shrinkc.analysis.labels import Shape
+from shrinkc.canonicalize import drop_unused
 from shrinkc.evidence import data as evidence_data
 from shrinkc.evidence.data import Data
 from shrinkc.files import sha256
@@ -52,8 +53,10 @@ def loaded(source: Path, progress: Progress) -> Iterator[ir.Model]:
 
 
 def open_model(path: Path, recipe: Recipe, data: Data | None, model: ir.Model, progress: Progress) -> Opened:
-    """Inline a loaded model's functions, in place, and analyse it at the recipe's or the data's shapes."""
+    """Inline a loaded model's functions, drop its dead nodes, both in place, and analyse it at the right shapes."""
     inlined = inline_functions(model)
+    if recipe.optimize:
+        drop_unused(model)  # they would go in the end, and a plan should not name what is not there any more
     given = _given_shapes(model, recipe, data)
     sizes = shapes.input_shapes(model, given)
     with progress.stage("analysing channels"):

@@ -105,7 +105,10 @@ def weights_of(analysis: Analysis) -> Weights:
 def _check_finite(value: ir.Value, array: FloatArray) -> None:
     if array.dtype.kind == "f" and not np.isfinite(array).all():
         raise UnsupportedGraphError(
-            "a weight holds NaN or infinity", where=value.name or "", hint="the file is damaged or untrained"
+            "a weight holds NaN or infinity",
+            where=value.name or "",
+            because="its channels cannot be compared",
+            hint="the file is damaged or untrained",
         )
 
 

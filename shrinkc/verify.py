@@ -130,7 +130,8 @@ def _check_tensors(pruned: ir.Model, edits: Sequence[TensorEdit]) -> None:
         expected = cut(shrinkc_ir.stored_array(edit.tensor), edit.removal)
         found = stored.get(name)
         if found is None or shrinkc_ir.stored_array(found).tobytes() != np.ascontiguousarray(expected).tobytes():
-            raise VerificationError("a tensor of the pruned model is not the planned slice", where=name or "")
+            because = "it is not there" if found is None else "its values or its shape differ"
+            raise VerificationError("a tensor of the pruned model is not the planned slice", where=name or "", because=because)
 
 
 def _check_strict_shapes(original: ir.Model, pruned: ir.Model) -> str:

@@ -197,6 +197,8 @@ class Flow:
         if value is not None:
             if self.shape(value)[axis] != len(labels):
                 raise Blocked(f"input {input_index} has {self.shape(value)[axis]} entries for {len(labels)} channels")
+            if 0 in self.shape(value):
+                raise Blocked(f"input {input_index} ({value.name}) is empty")
             self.attachments.append(Attachment(node, input_index, axis, np.asarray(labels), role))
 
     def follow(self, node: ir.Node, input_index: int, labels: Labels, role: Role = Role.FOLLOWS) -> None:

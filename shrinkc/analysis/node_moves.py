@@ -87,6 +87,8 @@ def gather(shadow: Shadow, node: ir.Node, labels: Labels) -> Labels:
     """Gather with constant indices; along an axis without labels the indices may be anything."""
     axis = int_of(node, "axis", 0) % labels.ndim
     size = shape_of(shadow, node.inputs[0])[axis]
+    if not size:
+        raise Blocked("it gathers from nothing")
     known = shadow[node.inputs[1]].value
     if known is None:
         if labels.shape[axis] > 1:

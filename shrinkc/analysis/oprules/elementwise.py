@@ -107,6 +107,8 @@ def unary(flow: Flow, node: ir.Node) -> None:
 
 def nary(flow: Flow, node: ir.Node) -> None:
     """Several tensors that broadcast against each other."""
+    if flow.shadow.opsets.get("", 1) < 7 and len({flow.shape(value) for value in node.inputs}) > 1:
+        raise Blocked("operands of different shapes were lined up in another way before opset 7")
     shape = flow.shape(node.outputs[0])
     labels = _spread_constant(flow, node, shape, _meet(flow, node, shape))
     for index, value in enumerate(node.inputs):
