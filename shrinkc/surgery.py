@@ -171,13 +171,13 @@ def remove_channels(analysis: Analysis, is_kept: BoolArray, shapes: dict[str, Sh
     ragged = [shuffle for shuffle in analysis.shuffles if not _stays_rectangular(surgery, shuffle)]
     by_last = {shuffle.nodes[-1]: shuffle for shuffle in ragged}
     skipped = {node for shuffle in ragged for node in shuffle.nodes}
-    _write_shapes(surgery)  # behind an operator without shape inference, what is declared is all that is known
+    _write_shapes(surgery, [value for value in surgery.values if _is_only_declared(value)])
     for node in list(analysis.model.graph):
         if node in by_last:
             _gather_instead(surgery, by_last[node])
         elif node not in skipped:
             _adapt(surgery, node)
-    _write_shapes(surgery)
+    _write_shapes(surgery, list(surgery.values))
     return surgery.model
 
 
@@ -342,10 +342,16 @@ def _check_shape(surgery: Surgery, original: ir.Value) -> None:
         )
 
 
-def _write_shapes(surgery: Surgery) -> None:
+def _is_only_declared(value: ir.Value) -> bool:
+    """Whether a value comes from an operator without shape inference, so that its declared shape is all that is known."""
+    producer = value.producer()
+    return producer is not None and producer.domain not in ("", "ai.onnx")
+
+
+def _write_shapes(surgery: Surgery, originals: Sequence[ir.Value]) -> None:
     """Bring declared shapes up to date; what was symbolic or unknown stays so."""
-    for original, value in surgery.values.items():
-        kept = surgery.kept(original)
+    for original in originals:
+        value, kept = surgery.values[original], surgery.kept(original)
         expected = surgery.expected_shape(original)
         if kept is None or expected is None or value.shape is None or kept.all() or len(value.shape) != len(expected):
             continue
