@@ -213,10 +213,11 @@ class Shadow:
     def _infer_types(self, node: ir.Node, inputs: list[Fact]) -> Iterable[Fact]:
         """Onnx's own inference for one node; falls back to what the model declares."""
         domain = "" if node.domain == "ai.onnx" else node.domain
+        sized = [Fact(_declared_shape(value, self._sizes), value.dtype) for value in node.outputs]
         if (domain, node.op_type) in SHAPES:
-            return _by_own_rule(SHAPES[(domain, node.op_type)], node, inputs, declared)
+            return _by_own_rule(SHAPES[(domain, node.op_type)], node, inputs, sized)
         if _has_subgraph(node) or not onnx.defs.has(node.op_type, domain):
-            return [Fact(_declared_shape(value, self._sizes), value.dtype) for value in node.outputs]
+            return sized
         declared = [Fact(_declared_shape(value), value.dtype) for value in node.outputs]
         try:
             schema = onnx.defs.get_schema(node.op_type, self.opsets.get(node.domain, self.opsets.get("", 1)), domain)
