@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeGuard
 
 import numpy as np
 import onnx_ir as ir
@@ -14,7 +15,10 @@ from shrinkc.analysis.forming import Group
 from shrinkc.analysis.groups import Analysis, BoolArray
 from shrinkc.plan import Keep, Plan, PlannedGroup, TensorSlice
 
-Removal = tuple[tuple[int, tuple[int, ...]], ...]
+Removed = tuple[int, ...] | tuple[tuple[int, ...], ...]
+"""Removed indices of an axis, sorted; or those of every group of a grouped convolution whose groups choose for themselves."""
+
+Removal = tuple[tuple[int, Removed], ...]
 """Removed indices by axis, sorted: ``((axis, (i, ...)), ...)``."""
 
 
@@ -51,18 +55,39 @@ def tensor_edits(analysis: Analysis, is_kept: BoolArray) -> list[TensorEdit]:
 def cut(array: np.ndarray, removal: Removal) -> np.ndarray:
     """Array without the removed indices, contiguous."""
     for axis, removed in removal:
-        array = np.delete(array, removed, axis)
+        if is_per_group(removed):
+            parts = zip(np.split(array, len(removed)), removed, strict=True)
+            array = np.concatenate([np.delete(part, own, axis) for part, own in parts])
+        else:
+            array = np.delete(array, np.asarray(removed, np.int64), axis)
     return np.ascontiguousarray(array)
+
+
+def is_per_group(removed: Removed) -> TypeGuard[tuple[tuple[int, ...], ...]]:
+    """Whether every group along the first axis loses indices of its own."""
+    return bool(removed) and isinstance(removed[0], tuple)
 
 
 def removals(analysis: Analysis, is_kept: BoolArray) -> dict[Use, Removal]:
     """What every use of a stored tensor loses."""
     gone: dict[Use, dict[int, set[int]]] = defaultdict(lambda: defaultdict(set))
     for cut in analysis.cuts:
-        removed = np.flatnonzero(~is_kept[cut.classes])
-        if len(removed):
-            gone[cut.use][cut.axis].update(removed.tolist())
-    return {use: tuple((axis, tuple(sorted(axes[axis]))) for axis in sorted(axes)) for use, axes in gone.items()}
+        lost = np.flatnonzero(~is_kept[cut.classes])
+        if len(lost):
+            gone[cut.use][cut.axis].update(lost.tolist())
+    found: dict[Use, Removal] = {
+        use: tuple((axis, tuple(sorted(axes[axis]))) for axis in sorted(axes)) for use, axes in gone.items()
+    }
+    for use, inputs in analysis.regroupings():
+        if removed := _of_groups(is_kept[inputs]):
+            found[use] = (*found.get(use, ()), (1, removed))
+    return found
+
+
+def _of_groups(kept: BoolArray) -> Removed:
+    """What is lost of the inputs of every group; one choice if all make the same."""
+    rows = tuple(tuple(np.flatnonzero(~row).tolist()) for row in kept)
+    return rows[0] if len(set(rows)) == 1 else rows
 
 
 def _edits_of(tensor: ir.Value, cut_uses: dict[tuple[ir.Node, int], Removal], taken: set[str | None]) -> list[TensorEdit]:
@@ -108,12 +133,29 @@ def make_plan(
         indices = tuple(sorted(keep.get(group.name, range(group.width))))
         steps.append(Keep(group.name, indices))
         planned.append(PlannedGroup(group.name, group.width, len(indices), _slices(group, indices, copies)))
+    planned += _regrouped(analysis, edits, copies)
     return Plan(model_sha256, tuple(steps), tuple(planned), dict(settings))
 
 
-def _slices(
-    group: Group, indices: tuple[int, ...], copies: Mapping[tuple[ir.Value, tuple[ir.Node, int]], str | None]
-) -> tuple[TensorSlice, ...]:
+Copies = Mapping[tuple[ir.Value, tuple[ir.Node, int]], "str | None"]
+
+
+def _regrouped(analysis: Analysis, edits: Sequence[TensorEdit], copies: Copies) -> Iterator[PlannedGroup]:
+    """What the groups of grouped convolutions lose of their inputs, where they choose for themselves."""
+    removal_of = {(edit.tensor, use): dict(edit.removal) for edit in edits for use in edit.uses}
+    for use, inputs in analysis.regroupings():
+        key = (use.tensor, (use.node, use.input_index))
+        removed = removal_of.get(key, {}).get(1, ())
+        if removed:
+            name, width = use.tensor.name or "", inputs.shape[1]
+            if is_per_group(removed):
+                slice_ = TensorSlice(name, 1, removed[0], copies.get(key), removed)
+            else:
+                slice_ = TensorSlice(name, 1, tuple(int(index) for index in np.ravel(removed)), copies.get(key))
+            yield PlannedGroup(f"{name} by groups", width, width - len(slice_.removed), (slice_,))
+
+
+def _slices(group: Group, indices: tuple[int, ...], copies: Copies) -> tuple[TensorSlice, ...]:
     stays = np.zeros(group.width + 1, bool)
     stays[list(indices)] = True
     stays[-1] = True  # UNTOUCHED

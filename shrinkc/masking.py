@@ -19,7 +19,7 @@ from shrinkc.analysis.constants import QUANTIZERS, is_fill
 from shrinkc.analysis.flow import Mixing
 from shrinkc.analysis.groups import Analysis, BoolArray, stored_tensors
 from shrinkc.analysis.labels import Shape, along, labelled_axes
-from shrinkc.edits import TensorEdit, cut, tensor_edits
+from shrinkc.edits import TensorEdit, cut, is_per_group, tensor_edits
 from shrinkc.errors import VerificationError
 from shrinkc.surgery import Surgery, open_copy
 
@@ -79,6 +79,10 @@ def _silenced(array: np.ndarray, edit: TensorEdit) -> np.ndarray:
         return array  # the integers beside it are silenced
     array, silence = array.copy(), _silence(array, edit)
     for axis, removed in edit.removal:
+        if is_per_group(removed):
+            for part, own in zip(np.split(array, len(removed)), removed, strict=True):
+                part[:, list(own)] = 0
+            continue
         index: list[Any] = [slice(None)] * array.ndim
         index[axis] = list(removed)
         array[tuple(index)] = silence[tuple(index)]

@@ -61,7 +61,15 @@ def open_model(path: Path, recipe: Recipe, data: Data | None, model: ir.Model, p
     sizes = shapes.input_shapes(model, given)
     with progress.stage("analysing channels"):
         rules, kinds = registry.operator_rules(), recipe.kinds()
-        analysis = analyse(model, sizes, rules, exclude=recipe.exclude, include=recipe.include, kinds=kinds)
+        analysis = analyse(
+            model,
+            sizes,
+            rules,
+            exclude=recipe.exclude,
+            include=recipe.include,
+            kinds=kinds,
+            independent_groups=recipe.independent_groups,
+        )
     size = file_bytes(path, model)
     cost = CostModel(analysis, max(0, size - shrinkc_ir.size_bytes(model)))
     assumed = tuple(name for name in shapes.with_free_sizes(model) if name not in given)

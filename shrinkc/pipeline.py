@@ -125,6 +125,7 @@ def compress(
     saved = None if plan is None else plans.read(plan)
     if saved is not None:  # the kinds that were switched on decide what the groups are
         settings["prune"] = saved.settings.get("prune")
+        settings["independent_groups"] = saved.settings.get("independent_groups")
     recipe = recipes.resolve(**settings)
     source = Path(model)
     artifacts = Artifacts(Path(output) if output is not None else Path(f"{source.stem}.shrunk.onnx"), _path(save_plan))

@@ -26,13 +26,16 @@ class Keep:
 class TensorSlice:
     """Indices of the original tensor that go, along one axis.
 
-    ``copy_name`` is set where a shared tensor was copied for some of its uses; the cut is then in the copy.
+    ``copy_name`` is set where a shared tensor was copied for some of its uses; the cut is then in the copy.  ``per_group``
+    is set where every group of a grouped convolution loses inputs of its own: the weight is put together anew, and
+    ``removed`` are those of the first group.
     """
 
     initializer: str
     axis: int
     removed: tuple[int, ...]
     copy_name: str | None = None
+    per_group: tuple[tuple[int, ...], ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -69,6 +72,12 @@ class Plan:
         """Whether every channel stays."""
         return not any(slice_.removed for group in self.groups for slice_ in group.slices)
 
+    @property
+    def reconstructed(self) -> list[str]:
+        """Tensors that are no plain slice of the original's."""
+        slices = [slice_ for group in self.groups for slice_ in group.slices if slice_.per_group is not None]
+        return [slice_.copy_name or slice_.initializer for slice_ in slices]
+
     def keep(self) -> dict[str, tuple[int, ...]]:
         """Kept positions by group name."""
         return {step.group: step.indices for step in self.steps}
@@ -90,8 +99,8 @@ def to_json(plan: Plan) -> dict[str, Any]:
             }
             for group in plan.groups
         ],
-        "reconstruction": False,
-        "reconstructed": [],
+        "reconstruction": bool(plan.reconstructed),
+        "reconstructed": plan.reconstructed,
     }
 
 
@@ -99,6 +108,8 @@ def _slice_to_json(slice_: TensorSlice) -> dict[str, Any]:
     entry: dict[str, Any] = {"initializer": slice_.initializer, "axis": slice_.axis, "removed": list(slice_.removed)}
     if slice_.copy_name is not None:
         entry["as"] = slice_.copy_name
+    if slice_.per_group is not None:
+        entry["per_group"] = [list(removed) for removed in slice_.per_group]
     return entry
 
 
@@ -112,10 +123,8 @@ def from_json(data: Any) -> Plan:
     """
     if not isinstance(data, dict) or data.get("format") != FORMAT:
         raise RecipeError("not a shrinkc plan", because=f"its format is not {FORMAT!r}")
-    if data.get("reconstruction") or data.get("reconstructed"):
-        raise RecipeError("the plan asks for reconstruction", because="this version only removes channels")
     try:
-        return Plan(
+        plan = Plan(
             model_sha256=str(data["model_sha256"]),
             steps=tuple(Keep(_text(step["keep"]), tuple(int(i) for i in step["indices"])) for step in data["steps"]),
             groups=tuple(
@@ -126,6 +135,9 @@ def from_json(data: Any) -> Plan:
             ),
             settings=dict(data.get("settings", {})),
         )
+        if list(data.get("reconstructed", [])) != plan.reconstructed:
+            raise RecipeError("the plan asks for reconstruction", because="this version only puts grouped weights together")
+        return plan
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise RecipeError("a damaged shrinkc plan", because=f"{type(error).__name__}: {error}") from error
 
@@ -137,8 +149,13 @@ def _text(value: object) -> str:
 
 
 def _slice_from_json(entry: Mapping[str, Any]) -> TensorSlice:
+    per_group = entry.get("per_group")
     return TensorSlice(
-        _text(entry["initializer"]), int(entry["axis"]), tuple(int(i) for i in entry["removed"]), entry.get("as")
+        _text(entry["initializer"]),
+        int(entry["axis"]),
+        tuple(int(i) for i in entry["removed"]),
+        entry.get("as"),
+        None if per_group is None else tuple(tuple(int(i) for i in removed) for removed in per_group),
     )
 
 

@@ -33,6 +33,8 @@ class Recipe:
     round_to, min_width : int
     prune : str or None
         Kinds of channels that may go, comma-separated; None is conv, mlp and heads.
+    independent_groups : bool
+        Groups of a grouped convolution may keep different inputs, equally many; its weight is put together anew.
     exclude, include : tuple of str
         Patterns of node, tensor or group names.
     optimize : bool
@@ -53,6 +55,7 @@ class Recipe:
     round_to: int = 1
     min_width: int = 1
     prune: str | None = None
+    independent_groups: bool = False
     exclude: tuple[str, ...] = ()
     include: tuple[str, ...] = ()
     optimize: bool = True

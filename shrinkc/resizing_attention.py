@@ -61,7 +61,7 @@ def fused_attention(surgery: Surgery, original: ir.Node, node: ir.Node) -> None:
     heads = int_of(original, "num_heads", 1)
     removed = dict(surgery.removals_of(original, 1)).get(1, ())
     kept = np.ones(width, bool)
-    kept[list(removed)] = False
+    kept[np.asarray(removed, np.int64)] = False
     parts = [part.reshape(heads, -1).sum(axis=1) for part in np.split(kept, np.cumsum(sizes[:2]))]
     node.attributes["num_heads"] = ir.AttrInt64("num_heads", int((parts[0] > 0).sum()))
     node.attributes["qkv_hidden_sizes"] = ir.AttrInt64s("qkv_hidden_sizes", [int(part.sum()) for part in parts])

@@ -121,6 +121,8 @@ def _work_terms(analysis: Analysis) -> list[_Term]:
     axes: dict[tuple[object, int], dict[int, Labels]] = defaultdict(dict)
     for attachment in analysis.flow.attachments:
         axes[(attachment.node, attachment.input_index)][attachment.axis] = analysis.classes[attachment.labels]
+    for use, inputs in analysis.regroupings():
+        axes[(use.node, use.input_index)][1] = inputs.reshape(-1)
     return [
         _Term(
             work.macs,
@@ -135,6 +137,8 @@ def _stored_tensors(analysis: Analysis) -> list[_Stored]:
     by_use: dict[Use, dict[int, Labels]] = defaultdict(dict)
     for cut in analysis.cuts:
         by_use[cut.use][cut.axis] = cut.classes
+    for use, inputs in analysis.regroupings():
+        by_use[use][1] = inputs.reshape(-1)
     axes_of: dict[ir.Value, list[tuple[Labels, ...]]] = defaultdict(list)
     for use, cuts in by_use.items():
         axes_of[use.tensor].append(tuple(cuts[axis] for axis in sorted(cuts)))

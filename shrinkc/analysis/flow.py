@@ -102,6 +102,20 @@ class Following:
 
 
 @dataclass(frozen=True)
+class Regrouping:
+    """The weight of a grouped convolution whose groups may keep different inputs, equally many.
+
+    Attributes
+    ----------
+    node : ir.Node
+    inputs : ndarray of shape (groups, channels), int64
+    """
+
+    node: ir.Node
+    inputs: Labels
+
+
+@dataclass(frozen=True)
 class Work:
     """Multiply-accumulates of one node.
 
@@ -130,8 +144,10 @@ class Flow:
     parameters to channels with :meth:`attach` and :meth:`follow`.  A rule that cannot tell raises :class:`Blocked`.
     """
 
-    def __init__(self, shadow: Shadow) -> None:
+    def __init__(self, shadow: Shadow, *, independent_groups: bool = False) -> None:
         self.shadow = shadow
+        self.independent_groups = independent_groups
+        self.regroupings: list[Regrouping] = []
         self.space = LabelSpace()
         self.labels: dict[ir.Value, Labels] = {}
         self.attachments: list[Attachment] = []
@@ -238,7 +254,15 @@ class Flow:
         return tuple(len(notes) for notes in self._notes())
 
     def _notes(self) -> tuple[list[Any], ...]:
-        return self.attachments, self.balances, self.mixings, self.work, self.heads, self.followings
+        return (
+            self.attachments,
+            self.balances,
+            self.mixings,
+            self.work,
+            self.heads,
+            self.followings,
+            self.regroupings,
+        )
 
     def roll_back(self, mark: tuple[int, ...]) -> None:
         """Forget what was noted since ``mark``."""
@@ -305,7 +329,7 @@ def reads(node: ir.Node) -> list[ir.Value]:
     return values
 
 
-def walk(graph: ir.Graph, shadow: Shadow, rules: RuleTable) -> Flow:
+def walk(graph: ir.Graph, shadow: Shadow, rules: RuleTable, *, independent_groups: bool = False) -> Flow:
     """Push labels through a graph.
 
     Parameters
@@ -315,8 +339,10 @@ def walk(graph: ir.Graph, shadow: Shadow, rules: RuleTable) -> Flow:
     shadow : Shadow
         Facts about every value of the graph.
     rules : mapping of (domain, operator) to rule
+    independent_groups : bool
+        Let every group of a grouped convolution keep inputs of its own choice.
     """
-    flow = Flow(shadow)
+    flow = Flow(shadow, independent_groups=independent_groups)
     for value in graph.inputs:
         shape = shadow.shape(value)
         if value.const_value is None and shape is not None:

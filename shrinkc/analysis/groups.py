@@ -12,8 +12,8 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from shrinkc import ir as shrinkc_ir
-from shrinkc.analysis.constants import UNTOUCHED
-from shrinkc.analysis.flow import Attachment, Blocker, Flow, Mixing, Role, RuleTable
+from shrinkc.analysis.constants import UNTOUCHED, Use
+from shrinkc.analysis.flow import Attachment, Blocker, Flow, Mixing, Role, RuleTable, walk
 from shrinkc.analysis.forming import ClassCut, Group, form_groups, mixed_value, select
 from shrinkc.analysis.kinds import DEFAULT_KINDS, Kind
 from shrinkc.analysis.labels import Labels
@@ -110,6 +110,14 @@ class Analysis:
             mask[heads.rows[~mask[heads.heads]]] = False
         return mask
 
+    def regroupings(self) -> list[tuple[Use, Labels]]:
+        """Weights of grouped convolutions whose groups choose for themselves, with the classes of every group's inputs."""
+        return [
+            (Use(weight, regrouping.node, 1), self.classes[regrouping.inputs])
+            for regrouping in self.flow.regroupings
+            if (weight := regrouping.node.inputs[1]) is not None
+        ]
+
     def mixings(self) -> list[tuple[Mixing, Labels]]:
         """Nodes that mix channels, each with the classes of the input they mix."""
         return [(mixing, self.classes[self.flow.labels[mixed_value(mixing)]]) for mixing in self.flow.mixings]
@@ -123,6 +131,7 @@ def analyse(
     exclude: Sequence[str] = (),
     include: Sequence[str] = (),
     kinds: frozenset[Kind] = DEFAULT_KINDS,
+    independent_groups: bool = False,
 ) -> Analysis:
     """Find the channel groups of a model.
 
@@ -135,13 +144,16 @@ def analyse(
         Excluded groups stay whole; with ``include``, all others do.
     kinds : set of Kind
         Kinds of channels that may go.
+    independent_groups : bool
+        Let every group of a grouped convolution keep inputs of its own choice; its weight is then put together anew.
 
     Raises
     ------
     RecipeError
         A pattern matches nothing.
     """
-    settled = settled_for(model.graph, Shadow.of(model, shapes), rules, kinds)
+    shadow = Shadow.of(model, shapes)
+    settled = settled_for(model.graph, lambda: walk(model.graph, shadow, rules, independent_groups=independent_groups), kinds)
     flow, classes = settled.flow, settled.flow.space.classes()
     class_cuts = [
         ClassCut(cut.use, cut.axis, _to_classes(cut.labels, classes), attachment.role, attachment.node)

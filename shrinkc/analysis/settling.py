@@ -9,12 +9,11 @@ import numpy as np
 import onnx_ir as ir
 
 from shrinkc.analysis.constants import UNTOUCHED, Cut, Use, stored_cuts
-from shrinkc.analysis.flow import Attachment, Blocked, Flow, Heads, RuleTable, walk
+from shrinkc.analysis.flow import Attachment, Blocked, Flow, Heads
 from shrinkc.analysis.grids import HeadPolicy, settle_followings, settle_grids, settle_heads, settle_mixings
 from shrinkc.analysis.kinds import Kind, attention_heads
 from shrinkc.analysis.labels import Labels
 from shrinkc.analysis.shuffles import Shuffle, find_shuffles
-from shrinkc.shapes import Shadow
 
 
 @dataclass(frozen=True)
@@ -29,24 +28,26 @@ class Settled:
     columns: dict[ir.Value, int]
 
 
-def settled_for(graph: ir.Graph, shadow: Shadow, rules: RuleTable, kinds: frozenset[Kind]) -> Settled:
-    """Walk a graph and tie its labels so that channels of the given kinds can go.
+Walk = Callable[[], Flow]
+
+
+def settled_for(graph: ir.Graph, walked: Walk, kinds: frozenset[Kind]) -> Settled:
+    """Tie the labels of a graph so that channels of the given kinds can go.
 
     Where whole heads and channels inside them shall both go, but some rows share channels, heads take precedence; where
     all heads are one, the channels do.
     """
-    settled = settle(graph, shadow, rules, lambda flow: policy(flow, kinds))
+    settled = settle(graph, walked(), lambda flow: policy(flow, kinds))
     if not settled.both:
         return settled
-    rows_only = settle(graph, shadow, rules, lambda flow: policy(flow, kinds - {Kind.HEADS}))
-    heads_only = settle(graph, shadow, rules, lambda flow: policy(flow, kinds - {Kind.HEAD_DIM}))
+    rows_only = settle(graph, walked(), lambda flow: policy(flow, kinds - {Kind.HEADS}))
+    heads_only = settle(graph, walked(), lambda flow: policy(flow, kinds - {Kind.HEAD_DIM}))
     compromise = {**dict.fromkeys(crowded(rows_only), "whole"), **dict.fromkeys(lonely(heads_only), "rows")}
-    return settle(graph, shadow, rules, lambda flow: policy(flow, kinds, compromise))
+    return settle(graph, walked(), lambda flow: policy(flow, kinds, compromise))
 
 
-def settle(graph: ir.Graph, shadow: Shadow, rules: RuleTable, policy_for: Callable[[Flow], HeadPolicy]) -> Settled:
-    """Walk a graph and tie its labels under one policy for heads."""
-    flow = walk(graph, shadow, rules)
+def settle(graph: ir.Graph, flow: Flow, policy_for: Callable[[Flow], HeadPolicy]) -> Settled:
+    """Tie the labels of a walk over a graph under one policy for heads."""
     both = settle_heads(flow, policy_for(flow))
     settle_followings(flow)
     settle_mixings(flow)

@@ -18,6 +18,7 @@ PLANNING = (
     "round_to",
     "min_width",
     "prune",
+    "independent_groups",
     "exclude",
     "include",
     "target",
@@ -44,6 +45,11 @@ PLANNING_WITH_A_PLAN = tuple(name for name in PLANNING if name != "target")
 @click.option("--round-to", type=int, metavar="N", help="Keep multiples of N channels.  [default: the target's]")
 @click.option("--min-width", type=int, metavar="N", help="Keep at least N channels in every group.  [default: 1]")
 @model_options
+@click.option(
+    "--independent-groups",
+    is_flag=True,
+    help="Let groups of grouped convolutions keep different inputs; their weights are put together anew.",
+)
 @click.option("--plan", type=click.Path(dir_okay=False), help="Replay a saved plan.")
 @click.option("--save-plan", type=click.Path(dir_okay=False), help="Write the plan.")
 @click.option("--no-optimize", is_flag=True, help="Surgery only: no folding or clean-up afterwards.")

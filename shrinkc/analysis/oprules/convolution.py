@@ -10,8 +10,9 @@ import math
 import numpy as np
 import onnx_ir as ir
 
+from shrinkc import ir as shrinkc_ir
 from shrinkc.analysis.attributes import int_of
-from shrinkc.analysis.flow import Balance, Flow, Role, RuleTable, Work
+from shrinkc.analysis.flow import Balance, Flow, Regrouping, Role, RuleTable, Work
 from shrinkc.analysis.labels import Labels, Shape
 
 
@@ -60,8 +61,16 @@ def is_depthwise(node: ir.Node, weight: Shape) -> bool:
 
 
 def _attach_shared_axis(flow: Flow, node: ir.Node, axis: int, channels: Labels, groups: int) -> None:
-    """All groups read one weight axis, so the j-th channel of every group goes or stays together."""
+    """All groups read one weight axis, so the j-th channel of every group goes or stays together.
+
+    Unless groups are asked to be independent: then the weight is put together anew from what every group keeps.
+    """
     grid = channels.reshape(groups, -1)
+    weight = node.inputs[1]
+    if flow.independent_groups and weight is not None and shrinkc_ir.constant_tensor(weight) is not None:
+        flow.balances.append(Balance(node.name or "", grid))
+        flow.regroupings.append(Regrouping(node, grid))
+        return
     flow.space.tie(grid, grid[:1])
     flow.attach(node, 1, axis, grid[0], Role.CONSUMES)
 
