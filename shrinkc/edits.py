@@ -10,6 +10,7 @@ from typing import TypeGuard
 import numpy as np
 import onnx_ir as ir
 
+from shrinkc import ir as shrinkc_ir
 from shrinkc.analysis.constants import Use
 from shrinkc.analysis.forming import Group
 from shrinkc.analysis.groups import Analysis, BoolArray
@@ -61,6 +62,20 @@ def cut(array: np.ndarray, removal: Removal) -> np.ndarray:
         else:
             array = np.delete(array, np.asarray(removed, np.int64), axis)
     return np.ascontiguousarray(array)
+
+
+LAZY_BYTES = 1 << 20
+"""Tensors above this are cut when they are written, one after the other; a second copy of a big model never exists."""
+
+
+def cut_tensor(tensor: ir.TensorProtocol, removal: Removal) -> ir.TensorProtocol:
+    """Tensor without the removed indices, under the same name; large ones are cut once they are needed."""
+    if tensor.nbytes <= LAZY_BYTES:
+        return ir.Tensor(cut(shrinkc_ir.contents(tensor), removal), tensor.dtype, name=tensor.name)
+    shape = list(tensor.shape.numpy())
+    for axis, removed in removal:
+        shape[axis] -= len(removed[0]) if is_per_group(removed) else len(removed)
+    return shrinkc_ir.cut_later(tensor, lambda array: cut(array, removal), shape)
 
 
 def is_per_group(removed: Removed) -> TypeGuard[tuple[tuple[int, ...], ...]]:

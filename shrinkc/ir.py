@@ -6,6 +6,7 @@ import atexit
 import os
 import shutil
 import tempfile
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -141,7 +142,13 @@ def size_bytes(model: ir.Model) -> int:
     return sum(tensor.nbytes for tensor in tensors(model))
 
 
-def save(model: ir.Model, path: str | os.PathLike[str], *, keep_debug_info: bool = False) -> int:
+def save(
+    model: ir.Model,
+    path: str | os.PathLike[str],
+    *,
+    keep_debug_info: bool = False,
+    single_file_bytes: int = PROTOBUF_LIMIT_BYTES,
+) -> int:
     """Write a model beside its target and rename it into place.
 
     Parameters
@@ -151,6 +158,8 @@ def save(model: ir.Model, path: str | os.PathLike[str], *, keep_debug_info: bool
         Target file; ``path`` + ``.data`` holds the weights if the model exceeds the 2 GiB of one file.
     keep_debug_info : bool
         Keep the torch exporter's stack traces (absolute paths of the exporting machine).
+    single_file_bytes : int
+        Above this the weights get a file of their own, which needs no copy of the model in memory.
 
     Returns
     -------
@@ -161,7 +170,8 @@ def save(model: ir.Model, path: str | os.PathLike[str], *, keep_debug_info: bool
     path.parent.mkdir(parents=True, exist_ok=True)
     if not keep_debug_info:
         strip_debug_info(model)
-    data_name = path.name + ".data" if size_bytes(model) > PROTOBUF_LIMIT_BYTES else None
+    limit = min(single_file_bytes, PROTOBUF_LIMIT_BYTES)
+    data_name = path.name + ".data" if size_bytes(model) > limit else None
     with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
         draft = Path(folder) / path.name
         _write(model, draft, data_name)
@@ -265,7 +275,28 @@ def stored_array(value: ir.Value) -> np.ndarray:
     tensor = constant_tensor(value)
     if tensor is None:
         raise ValueError(f"{value.name} is not stored in the model")
-    return tensor.numpy()
+    return contents(tensor)
+
+
+def contents(tensor: ir.TensorProtocol) -> np.ndarray:
+    """Array of a tensor; one stored beside the model is read for the caller alone, so that it goes when he is done.
+
+    A map of the file would keep every page that was looked at, as long as the model lives.
+    """
+    if not isinstance(tensor, ir.ExternalTensor) or tensor.dtype.bitwidth < 8 or not tensor.size:
+        return tensor.numpy()
+    stored = np.dtype(tensor.dtype.numpy()).newbyteorder("<")
+    array = np.fromfile(tensor.path, stored, tensor.size, offset=tensor.offset or 0)
+    return array.astype(tensor.dtype.numpy(), copy=False).reshape(tensor.shape.numpy())
+
+
+def cut_later(tensor: ir.TensorProtocol, cut: Callable[[np.ndarray], np.ndarray], shape: Sequence[int]) -> ir.TensorProtocol:
+    """Tensor of the given shape that is cut out of another one when it is written or looked at."""
+
+    def made() -> ir.TensorProtocol:
+        return ir.Tensor(cut(contents(tensor)), tensor.dtype, name=tensor.name)
+
+    return ir.LazyTensor(made, tensor.dtype, ir.Shape(shape), name=tensor.name)
 
 
 def _constant_attribute(node: ir.Node) -> ir.TensorProtocol | None:
@@ -284,7 +315,11 @@ def _constant_attribute(node: ir.Node) -> ir.TensorProtocol | None:
 def replace_tensor(value: ir.Value, array: np.ndarray) -> None:
     """Put another array behind an initializer or Constant output, under the same name and element type."""
     old = constant_tensor(value)
-    tensor = ir.Tensor(array, dtype=None if old is None else old.dtype, name=value.name)
+    put_tensor(value, ir.Tensor(array, dtype=None if old is None else old.dtype, name=value.name))
+
+
+def put_tensor(value: ir.Value, tensor: ir.TensorProtocol) -> None:
+    """Put another tensor of the same name behind an initializer or Constant output."""
     producer = value.producer()
     if producer is None:
         value.const_value = tensor
@@ -293,7 +328,7 @@ def replace_tensor(value: ir.Value, array: np.ndarray) -> None:
             del producer.attributes[name]
         producer.attributes["value"] = ir.AttrTensor("value", tensor)
     if value.shape is not None:
-        value.shape = ir.Shape(array.shape)
+        value.shape = ir.Shape(tensor.shape.numpy())
 
 
 def loadable(model: ir.Model) -> bytes | Path:

@@ -42,6 +42,11 @@ class Opened:
     analysis: Analysis
     cost: CostModel
 
+    @property
+    def has_data_file(self) -> bool:
+        """Whether weights are stored beside the model file."""
+        return bool(data_files(self.path, self.model))
+
 
 @contextmanager
 def loaded(source: Path, progress: Progress) -> Iterator[ir.Model]:
@@ -87,6 +92,11 @@ def _given_shapes(model: ir.Model, recipe: Recipe, data: Data | None) -> dict[st
 
 def file_bytes(path: Path, model: ir.Model) -> int:
     """Bytes of a model on disk, external data included (a spilled model counts as the one file it came from)."""
+    return path.stat().st_size + sum(file.stat().st_size for file in data_files(path, model))
+
+
+def data_files(path: Path, model: ir.Model) -> list[Path]:
+    """Files beside a model that hold its weights."""
     folder = path.parent.resolve()
     external = {Path(str(tensor.path)).resolve() for tensor in shrinkc_ir.external_tensors(model)}
-    return path.stat().st_size + sum(file.stat().st_size for file in external if file.is_relative_to(folder))
+    return sorted(file for file in external if file.is_relative_to(folder))

@@ -228,7 +228,9 @@ def _carry_out(
         pruned = _cut(opened, recipe, is_kept)
     proof = _prove(opened, recipe, pruned, is_kept, runtime, samples, artifacts, progress)
     with progress.stage("writing the model"):
-        written = shrinkc_ir.save(pruned, artifacts.output)
+        # Weights that came in a file of their own leave in one.
+        limit = shrinkc_ir.INLINE_LIMIT_BYTES if opened.has_data_file else shrinkc_ir.PROTOBUF_LIMIT_BYTES
+        written = shrinkc_ir.save(pruned, artifacts.output, single_file_bytes=limit)
     predicted = opened.cost.of(is_kept)
     report = replace(
         _predicted(opened, recipe, chosen, artifacts),

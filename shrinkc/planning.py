@@ -93,7 +93,7 @@ def weights_of(analysis: Analysis) -> Weights:
         tensor = shrinkc_ir.constant_tensor(value)
         if tensor is None:
             return np.broadcast_to(np.float32(1), analysis.flow.shape(value))
-        array = np.asarray(tensor.numpy())
+        array = shrinkc_ir.contents(tensor)
         if value not in checked:
             _check_finite(value, array)
             checked.add(value)

@@ -21,7 +21,7 @@ from shrinkc.analysis.flow import Blocked
 from shrinkc.analysis.groups import Analysis, BoolArray
 from shrinkc.analysis.labels import Labels, Shape, labelled_axes
 from shrinkc.analysis.shuffles import Shuffle
-from shrinkc.edits import Removal, TensorEdit, cut, removals, tensor_edits
+from shrinkc.edits import Removal, TensorEdit, cut_tensor, removals, tensor_edits
 from shrinkc.errors import VerificationError
 from shrinkc.resizing import RESIZERS
 from shrinkc.shapes import Shadow
@@ -95,9 +95,13 @@ class Surgery:
 
     def add_constant(self, name: str, array: np.ndarray) -> ir.Value:
         """Register a new initializer in the copy and in its shadow."""
+        return self.add_tensor(name, ir.tensor(array))
+
+    def add_tensor(self, name: str, tensor: ir.TensorProtocol) -> ir.Value:
+        """Register a tensor as a new initializer of the copy; it takes the name, or the name with a number."""
         graph = self.model.graph
         unique = self.fresh_name(name)
-        tensor = ir.tensor(array, name=unique)
+        tensor.name = unique
         value = ir.Value(
             name=unique, type=ir.TensorType(tensor.dtype), shape=ir.Shape(tensor.shape.numpy()), const_value=tensor
         )
@@ -200,12 +204,15 @@ def apply_edits(surgery: Surgery, edits: Sequence[TensorEdit]) -> None:
         value = surgery.values[edit.tensor]
         if is_fill(edit.tensor):
             _cut_fill(surgery, edit, value)
-        elif edit.copy_name is None:
-            shrinkc_ir.replace_tensor(value, cut(shrinkc_ir.stored_array(value), edit.removal))
+            continue
+        tensor = shrinkc_ir.constant_tensor(value)
+        if tensor is None:
+            raise VerificationError("a tensor that was to be cut is not stored", where=value.name or "")
+        if edit.copy_name is None:
+            shrinkc_ir.put_tensor(value, cut_tensor(tensor, edit.removal))
             surgery.shadow.refresh(value)
         else:
-            copy = surgery.add_constant(edit.copy_name, cut(shrinkc_ir.stored_array(value), edit.removal))
-            _rewire(surgery, edit, copy)
+            _rewire(surgery, edit, surgery.add_tensor(edit.copy_name, cut_tensor(tensor, edit.removal)))
 
 
 def _rewire(surgery: Surgery, edit: TensorEdit, replacement: ir.Value) -> None:
