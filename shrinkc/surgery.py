@@ -7,7 +7,7 @@ shape of every value as it goes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -171,7 +171,7 @@ def remove_channels(analysis: Analysis, is_kept: BoolArray, shapes: dict[str, Sh
     ragged = [shuffle for shuffle in analysis.shuffles if not _stays_rectangular(surgery, shuffle)]
     by_last = {shuffle.nodes[-1]: shuffle for shuffle in ragged}
     skipped = {node for shuffle in ragged for node in shuffle.nodes}
-    _write_shapes(surgery)  # behind an operator without shape inference, what is declared is all that is known
+    _write_shapes(surgery, _without_resizer)  # where shapes are not inferred, what is declared is all that is known
     for node in list(analysis.model.graph):
         if node in by_last:
             _gather_instead(surgery, by_last[node])
@@ -342,12 +342,27 @@ def _check_shape(surgery: Surgery, original: ir.Value) -> None:
         )
 
 
-def _write_shapes(surgery: Surgery) -> None:
-    """Bring declared shapes up to date; what was symbolic or unknown stays so."""
+def _without_resizer(original: ir.Value) -> bool:
+    """Whether no resizer has to see that a value still has its old shape: a Reshape to it infers nothing, but declares it."""
+    producer = original.producer()
+    return producer is None or ("" if producer.domain == "ai.onnx" else producer.domain, producer.op_type) not in RESIZERS
+
+
+def _write_shapes(surgery: Surgery, wanted: Callable[[ir.Value], bool] = lambda _: True) -> None:
+    """Bring declared shapes up to date; what was symbolic or unknown has no size afterwards either."""
     for original, value in surgery.values.items():
+        if not wanted(original):
+            continue
         kept = surgery.kept(original)
         expected = surgery.expected_shape(original)
         if kept is None or expected is None or value.shape is None or kept.all() or len(value.shape) != len(expected):
             continue
         changed = labelled_axes(kept)
-        value.shape = ir.Shape([expected[axis] if axis in changed else dim for axis, dim in enumerate(value.shape)])
+        value.shape = ir.Shape(
+            [_declared(dim, expected[axis]) if axis in changed else dim for axis, dim in enumerate(value.shape)]
+        )
+
+
+def _declared(dim: int | ir.SymbolicDim, expected: int) -> int | None:
+    """New size of an axis that got shorter; a name such as ``4*batch`` (heads and batch on one axis) holds no more."""
+    return expected if isinstance(dim, int) else None
