@@ -15,6 +15,7 @@ from models.operator_topologies import OPERATOR_TOPOLOGIES
 
 import shrinkc
 from shrinkc.analysis.groups import Analysis
+from shrinkc.analysis.kinds import Kind
 
 BEYOND_THE_CHECKER = {
     "divided_by_channels": "it divides the channels it has zeroed, zero by zero",
@@ -101,5 +102,5 @@ def test_every_normalised_group_keeps_equally_many(name: str, saved: Callable[[N
 
 
 def test_what_a_skip_normalisation_adds_is_one_stream(analysed: Callable[..., Analysis]) -> None:
-    analysis = analysed(OPERATOR_TOPOLOGIES["skip_normalizations"]())
+    analysis = analysed(OPERATOR_TOPOLOGIES["skip_normalizations"](), kinds=frozenset(Kind))
     assert sorted(group.width for group in analysis.groups) == [12, 12, 16]
