@@ -6,6 +6,7 @@ to be replaced.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -102,15 +103,34 @@ def _target_piece(
 ) -> ir.Value:
     """A piece of a target: a stored one is written anew, of a computed one only the widths that changed.
 
-    A computed piece may hold free sizes beside the width (channels * height * width): it is left to the rest.
+    A computed piece may hold free sizes beside the width (channels * height * width, heads * batch): it is scaled.
     """
-    if (piece is not None and surgery.shadow[piece].is_static) or -1 in target:
-        numbers = target[run]
-    elif run.stop - run.start == 1:
-        numbers = [-1]
-    else:
+    name = f"{concat.outputs[0].name}.size{run.start}"
+    fact = surgery.shadow[piece]
+    if piece is None or fact.is_static:
+        return surgery.add_constant(name, np.asarray(target[run], np.int64))
+    if run.stop - run.start > 1:
         return _patched_piece(surgery, concat, piece, before[run], expected[run])
-    return surgery.add_constant(f"{concat.outputs[0].name}.size{run.start}", np.asarray(numbers, np.int64))
+    now = None if fact.value is None else int(np.ravel(fact.value)[0])
+    if now == expected[run.start]:
+        return piece  # computed from a width that has changed already
+    if not now or now < 0:
+        return surgery.add_constant(name, np.asarray(target[run] if -1 in target else [-1], np.int64))
+    return _scaled(surgery, concat, piece, expected[run.start], now)
+
+
+def _scaled(surgery: Surgery, before: ir.Node, piece: ir.Value, numerator: int, denominator: int) -> ir.Value:
+    """A computed size times a fraction; the width that is a factor of it makes the division come out even."""
+    divisor = math.gcd(numerator, denominator)
+    for kind, number in (("Mul", numerator // divisor), ("Div", denominator // divisor)):
+        if number != 1:
+            name = f"{before.outputs[0].name}.{kind.lower()}"
+            node = ir.Node("", kind, [piece, surgery.add_constant(f"{name}.by", np.asarray([number], np.int64))])
+            node.outputs[0].name = surgery.fresh_name(name)
+            surgery.model.graph.insert_before(before, node)
+            surgery.shadow.visit(node)
+            piece = node.outputs[0]
+    return piece
 
 
 def _own_concat(surgery: Surgery, node: ir.Node, index: int) -> ir.Node | None:

@@ -363,4 +363,11 @@ def _write_shapes(surgery: Surgery, originals: Sequence[ir.Value]) -> None:
         if kept is None or expected is None or value.shape is None or kept.all() or len(value.shape) != len(expected):
             continue
         changed = labelled_axes(kept)
-        value.shape = ir.Shape([expected[axis] if axis in changed else dim for axis, dim in enumerate(value.shape)])
+        value.shape = ir.Shape(
+            [_declared(dim, expected[axis]) if axis in changed else dim for axis, dim in enumerate(value.shape)]
+        )
+
+
+def _declared(dim: int | ir.SymbolicDim, expected: int) -> int | None:
+    """New size of an axis that got shorter; a name such as ``4*batch`` (heads and batch on one axis) holds no more."""
+    return expected if isinstance(dim, int) else None

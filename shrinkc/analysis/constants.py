@@ -18,7 +18,7 @@ from shrinkc.analysis import moves
 from shrinkc.analysis.attributes import input_at, int_of
 from shrinkc.analysis.flow import Attachment, Blocked
 from shrinkc.analysis.labels import Labels, LabelSpace, along
-from shrinkc.analysis.node_moves import MOVES, shape_of
+from shrinkc.analysis.node_moves import MOVES, run_of, shape_of
 from shrinkc.analysis.oprules.elementwise import NARY, UNARY
 from shrinkc.shapes import Shadow
 
@@ -87,6 +87,10 @@ def trace_derived(shadow: Shadow, value: ir.Value) -> list[Source]:
     if producer.op_type in MOVES:
         move = MOVES[producer.op_type]
         return [_moved(source, lambda c: move(shadow, producer, c)) for source in trace(shadow, producer, 0)]
+    if producer.op_type == "Split":
+        return [_moved(source, lambda c: run_of(shadow, producer, value, c)) for source in trace(shadow, producer, 0)]
+    if producer.op_type == "MatMul":
+        return _trace_product(shadow, producer)
     if producer.op_type in UNARY:
         return trace(shadow, producer, 0)
     if producer.op_type in NARY:
@@ -94,6 +98,20 @@ def trace_derived(shadow: Shadow, value: ir.Value) -> list[Source]:
         sources = [source for index in range(len(producer.inputs)) for source in trace(shadow, producer, index)]
         return [_moved(source, lambda c: moves.expand(c, rank)) for source in sources]
     raise Blocked(f"{value.name} is computed by {producer.op_type}")
+
+
+def _trace_product(shadow: Shadow, node: ir.Node) -> list[Source]:
+    """Rows of a product of constants come from its left operand, columns from its right one; what is summed over is nowhere."""
+    rank = len(shape_of(shadow, node.outputs[0]))
+    if any(len(shape_of(shadow, value)) < 2 for value in node.inputs):
+        raise Blocked(f"{node.outputs[0].name} is computed by a product of vectors")
+
+    def outside(coordinate: Labels, summed: int) -> Labels:
+        is_outside = coordinate.shape[summed] == 1
+        return moves.expand(coordinate, rank) if is_outside else np.full((1,) * rank, UNTOUCHED, np.int64)
+
+    left = [_moved(source, lambda c: outside(c, -1)) for source in trace(shadow, node, 0)]
+    return left + [_moved(source, lambda c: outside(c, -2)) for source in trace(shadow, node, 1)]
 
 
 def _trace_quantized(shadow: Shadow, node: ir.Node) -> list[Source]:

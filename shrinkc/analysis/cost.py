@@ -11,7 +11,7 @@ import numpy as np
 import onnx_ir as ir
 
 from shrinkc import ir as shrinkc_ir
-from shrinkc.analysis.constants import Use, is_fill
+from shrinkc.analysis.constants import UNTOUCHED, Use, is_fill
 from shrinkc.analysis.groups import Analysis, BoolArray, stored_tensors
 from shrinkc.analysis.labels import Labels
 
@@ -136,7 +136,8 @@ def _work_terms(analysis: Analysis) -> list[_Term]:
 def _stored_tensors(analysis: Analysis) -> list[_Stored]:
     by_use: dict[Use, dict[int, Labels]] = defaultdict(dict)
     for cut in analysis.cuts:
-        by_use[cut.use][cut.axis] = cut.classes
+        earlier = by_use[cut.use].get(cut.axis, cut.classes)  # readers behind one edge may each see a part of the axis
+        by_use[cut.use][cut.axis] = np.where(earlier == UNTOUCHED, cut.classes, earlier)
     for use, inputs in analysis.regroupings():
         by_use[use][1] = inputs.reshape(-1)
     axes_of: dict[ir.Value, list[tuple[Labels, ...]]] = defaultdict(list)

@@ -217,7 +217,8 @@ def _producers(analysis: Analysis) -> Iterator[tuple[ir.Node, int, Labels]]:
     """(node, elements of its weight, classes it produces) of every producer, traced or not."""
     for cut in analysis.cuts:
         if cut.role is Role.PRODUCES:
-            yield cut.reader, math.prod(analysis.flow.shape(cut.use.tensor)), cut.classes
+            reached = cut.classes[cut.classes != UNTOUCHED]
+            yield cut.reader, math.prod(analysis.flow.shape(cut.use.tensor)) * len(reached) // len(cut.classes), reached
     for attachment in analysis.untraced:
         if attachment.role is Role.PRODUCES:
             weight = attachment.node.inputs[attachment.input_index]

@@ -110,6 +110,13 @@ def tile(shadow: Shadow, node: ir.Node, labels: Labels) -> Labels:
     return moves.tile(labels, repeats)
 
 
+def run_of(shadow: Shadow, node: ir.Node, output: ir.Value, labels: Labels) -> Labels:
+    """Split: the run of labels that one of its outputs takes."""
+    axis = int_of(node, "axis", 0) % labels.ndim
+    start = sum(shape_of(shadow, other)[axis] for other in node.outputs[: node.outputs.index(output)])
+    return moves.slice_axis(labels, axis, start, start + shape_of(shadow, output)[axis], 1)
+
+
 MOVES: dict[str, Move] = {
     "Reshape": reshape,
     "Flatten": reshape,

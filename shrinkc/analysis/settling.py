@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -107,4 +108,27 @@ def _stored(flow: Flow) -> tuple[list[tuple[Cut, Attachment]], list[Attachment]]
             earlier = seen.setdefault((cut.use, cut.axis), cut.labels)
             both = (earlier != UNTOUCHED) & (cut.labels != UNTOUCHED)
             flow.space.tie(earlier[both], cut.labels[both])
+            seen[cut.use, cut.axis] = np.where(earlier == UNTOUCHED, cut.labels, earlier)
+    _freeze_for_silent_readers(flow, cuts, seen)
     return cuts, untraced
+
+
+def _freeze_for_silent_readers(flow: Flow, cuts: list[tuple[Cut, Attachment]], seen: Mapping[tuple[Use, int], Labels]) -> None:
+    """Keep what one reader behind an edge could lose while another, which sees no channels there, needs it whole."""
+    spoken: dict[tuple[Use, int], set[tuple[ir.Node, int]]] = defaultdict(set)
+    for cut, attachment in cuts:
+        spoken[cut.use, cut.axis].add((attachment.node, attachment.input_index))
+    for (use, axis), labels in seen.items():
+        for node, index in _readers(flow, use.node, use.input_index):
+            if (node, index) not in spoken[use, axis]:
+                flow.freeze(labels[labels != UNTOUCHED], node, "it reads the same stored tensor and needs it whole")
+
+
+def _readers(flow: Flow, node: ir.Node, index: int) -> Iterator[tuple[ir.Node, int]]:
+    """Inputs at which a stored tensor meets data, behind the nodes that only derive other constants from it."""
+    if not all(flow.is_constant(output) for output in node.outputs):
+        yield node, index
+        return
+    for output in node.outputs:
+        for usage in output.uses():
+            yield from _readers(flow, usage.node, usage.idx)

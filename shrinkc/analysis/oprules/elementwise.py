@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import onnx_ir as ir
 
@@ -151,12 +153,31 @@ def _meet(flow: Flow, node: ir.Node, shape: Shape) -> Labels:
     for other in full[1:]:
         flow.space.tie(full[0], other)
     result = compress(full[0])
-    for (labels, _), does_span in zip(aligned, spans, strict=True):
-        if not does_span and not labelled_axes(labels):
+    for (labels, dims), does_span in zip(aligned, spans, strict=True):
+        held = [axis for axis in labelled_axes(result) if dims[axis] > 1]
+        if not does_span and (not labelled_axes(labels) or _is_table(flow, labels, result)):
             flow.freeze(labels, node, "it is broadcast over channels")
+            _keep_rows(flow, node, result, held)
         elif not does_span:
             _head_rows_meet(flow, node, labels, result)
     return result
+
+
+def _is_table(flow: Flow, labels: Labels, rows: Labels) -> bool:
+    """Whether an operand lies along the last axis of the rows and comes from stored numbers, as rotary positions do."""
+    if max(labelled_axes(labels)) != max(labelled_axes(rows)):
+        return False
+    classes = flow.space.classes()
+    own = set(classes[labels].ravel().tolist())
+    roles = {each.role for each in flow.attachments if not own.isdisjoint(classes[each.labels].tolist())}
+    return bool(roles) and roles <= {Role.FOLLOWS, Role.SCALES}
+
+
+def _keep_rows(flow: Flow, node: ir.Node, rows: Labels, held: list[int]) -> None:
+    """Channels go by whole rows: what they meet along the axes ``held`` is one for all rows, and stays whole."""
+    outer = [size if axis in labelled_axes(rows) and axis not in held else 1 for axis, size in enumerate(rows.shape)]
+    if held:
+        flow.link_heads(node, flow.space.fresh(math.prod(outer)).reshape(outer), rows, is_rigid=True)
 
 
 def _head_rows_meet(flow: Flow, node: ir.Node, heads: Labels, rows: Labels) -> None:
