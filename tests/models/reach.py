@@ -182,3 +182,14 @@ LEFT_OF_OPERATORS = {
     "stored_initial_states_and_peepholes": 0.37,
 }
 """With streams."""
+
+LEFT_OF_EXPORTED = {
+    "biases_of_heads_from_a_product_of_stored_matrices": (0.31, 0.17),
+    "computed_rotary_positions": (0.34, 0.26),
+    "computed_rotary_positions_of_known_value": (0.34, 0.26),
+    "flattened_to_a_stored_size": (0.5, 0.5),
+    "heads_and_batch_on_one_axis": (0.31, 0.17),
+    "one_projection_reads_what_has_no_channels": (0.49, 0.28),
+    "projections_split_from_one_weight": (0.31, 0.17),
+}
+"""With the default kinds, and with every kind."""
