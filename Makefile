@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 DEMO := demo-results
 
-.PHONY: demo test lint types unit bench clean
+.PHONY: demo test lint types unit test-exports bench clean
 
 demo: $(VENV)/core.stamp
 	$(BIN)/shrinkc compress examples/fashion_resnet.onnx \
@@ -24,6 +24,10 @@ types: $(VENV)/test.stamp
 
 unit: $(VENV)/test.stamp
 	$(BIN)/pytest
+
+# The networks of every family by both exporters; `make test` runs one of every kind.
+test-exports: $(VENV)/test.stamp
+	$(BIN)/pytest -m slow
 
 bench: $(VENV)/test.stamp
 	$(BIN)/python benchmarks/compile_time.py

@@ -9,6 +9,7 @@ import judge
 import pytest
 from models.attention_topologies import ATTENTION
 from models.builder import Net
+from models.reach import LEFT_OF_ATTENTION
 
 import shrinkc
 from shrinkc.errors import BudgetError
@@ -38,6 +39,7 @@ def test_every_kind_of_channels_goes_alone_and_with_the_others(
     assert report.proof is not None
     assert not report.proof.is_weak
     assert {group.kind for group in report.groups} <= set(prune.split(","))
-    assert report.after.macs < report.before.macs
+    most_left = LEFT_OF_ATTENTION[name] if prune == SWITCHES[0] else 0.99
+    assert report.after.macs <= most_left * report.before.macs
     assert judge.face(tmp_path / "out.onnx") == judge.face(original)
     assert judge.independent_verdict(original, tmp_path / "out.onnx", plan) == "pass"
