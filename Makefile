@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 DEMO := demo-results
 
-.PHONY: demo test lint types unit test-exports bench clean
+.PHONY: demo test lint types unit test-exports coverage bench clean
 
 demo: $(VENV)/core.stamp
 	$(BIN)/shrinkc compress examples/fashion_resnet.onnx \
@@ -29,8 +29,13 @@ unit: $(VENV)/test.stamp
 test-exports: $(VENV)/test.stamp
 	$(BIN)/pytest -m slow
 
+# The table of the README: every network exported, compressed and proved (minutes).
+coverage: $(VENV)/test.stamp
+	$(BIN)/python tools/coverage_table.py
+
 bench: $(VENV)/test.stamp
 	$(BIN)/python benchmarks/compile_time.py
+	$(BIN)/python benchmarks/scale.py
 
 $(VENV)/python.stamp:
 	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 10) else "shrinkc needs Python 3.10 or newer; run: make PYTHON=python3.12")'

@@ -6,6 +6,7 @@ stays where it was found (runtimes fold it when they load the model).
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 
 import onnx_ir as ir
@@ -21,6 +22,8 @@ def canonicalize(model: ir.Model) -> ir.Model:
     """
     from onnxscript.optimizer import fold_constants
 
+    # It warns of every node that it tries to evaluate and cannot; that one is then left as it is.
+    logging.getLogger("onnxscript.optimizer").setLevel(logging.ERROR)
     silent = {value.name for value in _activations(model) if value.type is None and value.shape is None}
     fold_constants(model, onnx_shape_inference=True, should_fold=_is_shape_arithmetic)
     for value in _activations(model):

@@ -362,7 +362,9 @@ def _visit(flow: Flow, node: ir.Node, rules: RuleTable) -> None:
     if all(fact.value is not None for fact in facts):
         # Shape arithmetic: it carries sizes, not channels.
         for output, fact in zip(node.outputs, facts, strict=True):
-            flow.assign(output, uniform(int(flow.space.fresh(1)[0]), len(fact.shape or ())))
+            model = None if fact.value is None or fact.value.any() else _made_like(node)
+            labels = flow.labels.get(model) if model is not None else None
+            flow.assign(output, uniform(int(flow.space.fresh(1)[0]), len(fact.shape or ())) if labels is None else labels)
         return
     domain = "" if node.domain == "ai.onnx" else node.domain
     rule = rules.get((domain, node.op_type))
@@ -380,6 +382,17 @@ def _visit(flow: Flow, node: ir.Node, rules: RuleTable) -> None:
         # Attributes, ranks or widths that contradict each other: nothing here can be trusted.
         flow.roll_back(mark)
         flow.block(node, f"the node is malformed ({type(error).__name__}: {error})")
+
+
+def _made_like(node: ir.Node) -> ir.Value | None:
+    """The value in whose shape a node fills a tensor, as zeros_like does: zeros lose the channels that it loses."""
+    index = {"ConstantOfShape": 0, "Expand": 1}.get(node.op_type)
+    sizes = None if index is None else node.inputs[index]
+    producer = None if sizes is None else sizes.producer()
+    if producer is None or producer.op_type != "Shape" or producer.attributes.get("end") is not None:
+        return None
+    start = producer.attributes.get("start")
+    return producer.inputs[0] if start is None or start.as_int() == 0 else None
 
 
 def _require_labels(flow: Flow, node: ir.Node) -> None:

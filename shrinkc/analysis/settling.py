@@ -126,6 +126,8 @@ def _freeze_for_silent_readers(flow: Flow, cuts: list[tuple[Cut, Attachment]], s
 
 def _readers(flow: Flow, node: ir.Node, index: int) -> Iterator[tuple[ir.Node, int]]:
     """Inputs at which a stored tensor meets data, behind the nodes that only derive other constants from it."""
+    if node.op_type in ("Shape", "Size"):  # whoever reads a size gets the new one
+        return
     if not all(flow.is_constant(output) for output in node.outputs):
         yield node, index
         return

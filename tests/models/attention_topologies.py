@@ -117,6 +117,15 @@ def relative_position_bias() -> Net:
 
 
 @attention
+def mask_expanded_to_the_batch() -> Net:
+    """A stored mask that is moved by a computed size; it has nothing to do with the heads it meets."""
+    net, x = start()
+    batch = net.op("Gather", net.op("Shape", x), net.ints(0))
+    mask = net.op("Expand", net.weight(1, 1, LENGTH, LENGTH), net.op("Concat", batch, net.ints(1, 1, 1), axis=0))
+    return finish(net, attended(net, x, bias=mask))
+
+
+@attention
 def learned_temperature_and_bias_per_head() -> Net:
     net, x = start()
     q, k, v = (split_heads(net, linear(net, x, DIM, DIM)) for _ in range(3))

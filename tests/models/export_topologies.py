@@ -122,3 +122,13 @@ def biases_of_heads_from_a_product_of_stored_matrices() -> Net:
     q, k, v = (split_heads(net, linear(net, x, DIM, DIM)) for _ in range(3))
     y = weighted(net, q, k, v, bias=net.op("Sigmoid", net.op("Unsqueeze", bias, net.ints(0))))
     return finish(net, linear(net, merge_heads(net, y), DIM, DIM))
+
+
+@exported
+def queries_that_start_as_zeros() -> Net:
+    """Zeros in the shape of something, to which the first branch is added: they lose the channels that it loses."""
+    net, x = start()
+    zeros = net.op("Expand", net.const(np.float32(0)), net.op("Shape", x))
+    filled = net.op("ConstantOfShape", net.op("Shape", x))
+    y = net.op("Add", zeros, linear(net, net.op("Add", filled, x), DIM, DIM))
+    return finish(net, net.op("Add", linear(net, zeros, DIM, DIM), y))

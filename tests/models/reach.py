@@ -114,6 +114,7 @@ LEFT_OF_ATTENTION = {
     "heads_in_the_batch": 0.31,
     "learned_temperature_and_bias_per_head": 0.31,
     "linear_attention": 0.3,
+    "mask_expanded_to_the_batch": 0.31,
     "matrix_on_the_left": 0.5,
     "normalised_queries_and_keys": 0.31,
     "one_head": 0.31,
@@ -191,5 +192,6 @@ LEFT_OF_EXPORTED = {
     "heads_and_batch_on_one_axis": (0.31, 0.17),
     "one_projection_reads_what_has_no_channels": (0.49, 0.28),
     "projections_split_from_one_weight": (0.31, 0.17),
+    "queries_that_start_as_zeros": (0.29, 0.29),
 }
 """With the default kinds, and with every kind."""

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,7 @@ class Network:
 
     ``left`` is the share of the MACs that may be left at ratio 0.5 with the default kinds; ``left_of_everything`` the same
     with heads, dims inside them and the stream, for exports by dynamo.  ``why`` says why more is left than is usual for the
-    family.  An exporter in ``unsupported`` cannot write the network, for the reason that it gives itself.
+    family.  Both exporters write every network; one that fails on a network would have to be named here with its reason.
     """
 
     build: Callable[[], nn.Module]
@@ -40,7 +40,6 @@ class Network:
     left_of_everything: float | None = None
     why: str = ""
     is_representative: bool = False
-    unsupported: Mapping[str, str] = field(default_factory=dict)
 
 
 NETWORKS: dict[str, Network] = {}

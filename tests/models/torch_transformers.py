@@ -560,13 +560,7 @@ class DetrLayer(nn.Module):
         return self.norm3(x + self.mlp(x))
 
 
-@network(
-    "detr",
-    image(32),
-    0.47,
-    left_of_everything=0.35,
-    why="queries that start as zeros tie the decoder's stream to one channel, and it shares a stored projection",
-)
+@network("detr", image(32), 0.47, left_of_everything=0.22)
 class Detr(nn.Module):
     """Convolutions, an encoder over the cells, a decoder over learned queries, classes and boxes."""
 

@@ -181,10 +181,14 @@ def _keep_rows(flow: Flow, node: ir.Node, rows: Labels, held: list[int]) -> None
 
 
 def _head_rows_meet(flow: Flow, node: ir.Node, heads: Labels, rows: Labels) -> None:
-    """One label for every row: tied to the rows where they do not lie on axes of their own."""
-    if not set(labelled_axes(heads)) <= set(labelled_axes(rows)):
+    """One label for every row; what lies along other axes only, as a mask over positions does, meets none and stays."""
+    own, common = set(labelled_axes(heads)), set(labelled_axes(heads)) & set(labelled_axes(rows))
+    if own == common:
+        flow.link_heads(node, heads, rows)
+    elif common:
         raise Blocked("operands carry channels on different axes")
-    flow.link_heads(node, heads, rows)
+    else:
+        flow.freeze(heads, node, "it meets other channels across an axis of its own")
 
 
 def _spread_constant(flow: Flow, node: ir.Node, shape: Shape, labels: Labels) -> Labels:
