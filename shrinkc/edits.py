@@ -107,8 +107,7 @@ def _of_groups(kept: BoolArray) -> Removed:
 
 def _edits_of(tensor: ir.Value, cut_uses: dict[tuple[ir.Node, int], Removal], taken: set[str | None]) -> list[TensorEdit]:
     by_removal: dict[Removal, list[tuple[ir.Node, int]]] = defaultdict(list)
-    for usage in tensor.uses():
-        key = (usage.node, usage.idx)
+    for key in value_readers(tensor):
         by_removal[cut_uses.get(key, ())].append(key)
     keeps_original = () in by_removal or tensor.is_graph_output()
     by_removal.pop((), None)
@@ -117,6 +116,11 @@ def _edits_of(tensor: ir.Value, cut_uses: dict[tuple[ir.Node, int], Removal], ta
         name = None if not keeps_original and not edits else _fresh_name(f"{tensor.name}.copy", taken)
         edits.append(TensorEdit(tensor, removal, tuple(uses), name))
     return edits
+
+
+def value_readers(tensor: ir.Value) -> list[tuple[ir.Node, int]]:
+    """Inputs that read what a tensor holds; whoever only asks for its size is served by whatever is left of it."""
+    return [(usage.node, usage.idx) for usage in tensor.uses() if usage.node.op_type not in ("Shape", "Size")]
 
 
 def _fresh_name(stem: str, taken: set[str | None]) -> str:

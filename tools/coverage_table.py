@@ -49,9 +49,6 @@ def networks() -> dict[str, dict[str, Any]]:
         for name, network in NETWORKS.items() if families else ():
             row: dict[str, Any] = {}
             for exporter in ("dynamo", "legacy"):
-                if exporter in network.unsupported:
-                    row[exporter] = f"the exporter fails: {network.unsupported[exporter]}"
-                    continue
                 path = export(name, exporter, folder / f"{name}.{exporter}.onnx")
                 row[exporter] = round(left(path, folder), 3)
                 if exporter == "dynamo" and network.left_of_everything is not None:
@@ -64,22 +61,21 @@ def networks() -> dict[str, dict[str, Any]]:
 def operators() -> dict[str, list[str]]:
     """Operators of ai.onnx: channels follow them, they refuse with a reason of their own, or nothing is known."""
     from shrinkc import registry
+    from shrinkc.analysis.oprules.quantization import refuse
     from shrinkc.analysis.oprules.refusals import REASONS
 
     rules = registry.operator_rules()
     names = sorted({schema.name for schema in onnx.defs.get_all_schemas() if schema.domain == ""})
-    followed = [name for name in names if ("", name) in rules and name not in REASONS]
-    refused = [name for name in names if name in REASONS]
-    foreign = sorted(f"{domain}::{name}" for domain, name in rules if domain)
+    refused = [name for name in names if name in REASONS or rules.get(("", name)) is refuse]
+    followed = [name for name in names if ("", name) in rules and name not in refused]
+    foreign = sorted(f"{domain}::{name}" for (domain, name), rule in rules.items() if domain and rule is not refuse)
     rest = [name for name in names if name not in followed and name not in refused]
     return {"followed": followed, "refused": refused, "no rule": rest, "other domains": foreign}
 
 
 def share(value: object) -> str:
     """One cell of the table."""
-    if isinstance(value, float):
-        return f"{value:.0%}"
-    return "" if value is None else "not exported"
+    return f"{value:.0%}" if isinstance(value, float) else ""
 
 
 def table(results: dict[str, Any]) -> str:
@@ -97,8 +93,9 @@ def table(results: dict[str, Any]) -> str:
     kinds = results["operators"]
     lines += [
         "",
-        f"Operators of ai.onnx: channels are followed through {len(kinds['followed'])}; {len(kinds['refused'])} refuse with",
-        f"a reason of their own; {len(kinds['no rule'])} have no rule: {', '.join(kinds['no rule'])}.",
+        f"Operators of ai.onnx: {len(kinds['followed'])} have a rule,",
+        f"{len(kinds['refused'])} refuse with a reason of their own,",
+        f"{len(kinds['no rule'])} have none and freeze what meets them: {', '.join(kinds['no rule'])}.",
         f"Of other domains: {', '.join(kinds['other domains'])}.",
         END,
     ]

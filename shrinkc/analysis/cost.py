@@ -153,7 +153,8 @@ def _stored_tensors(analysis: Analysis) -> list[_Stored]:
         item_bytes = 0.0 if tensor is None or not tensor.size else tensor.nbytes / tensor.size
         uses = axes_of.get(value, [])
         variants = tuple(_Term(math.prod(fact.shape), axes) for axes in uses) or (_Term(math.prod(fact.shape), ()),)
-        has_whole_use = len(value.uses()) > len(uses) or value.is_graph_output()
+        readers = [usage for usage in value.uses() if usage.node.op_type not in ("Shape", "Size")]
+        has_whole_use = len(readers) > len(uses) or value.is_graph_output()
         stored.append(_Stored(variants, has_whole_use, item_bytes, _holds_parameters(fact.dtype)))
     return stored
 
