@@ -83,13 +83,22 @@ def _patch_concat(
     for index, piece in enumerate(concat.inputs):
         length = (surgery.shadow.shape(piece) or (0,))[0]
         run = slice(start, start + length)
-        if before[run] != expected[run] and any(size > 0 for size in target[run]):
+        if any(size > 0 for size in target[run]) and (
+            before[run] != expected[run] or _has_drifted(surgery, piece, expected[run])
+        ):
             new = _target_piece(surgery, concat, piece, target, run, before, expected)
             concat.replace_input_with(index, new)
         start += length
     surgery.shadow.visit(concat)
     surgery.shadow.visit(node)
     return start == len(target) and surgery.shadow.shape(node.outputs[0]) == expected
+
+
+def _has_drifted(surgery: Surgery, piece: ir.Value | None, expected: tuple[int, ...]) -> bool:
+    """Whether a piece that should say what it said is computed from a width that has changed."""
+    fact = surgery.shadow[piece]
+    now = () if fact.is_static or fact.value is None else tuple(int(size) for size in np.ravel(fact.value))
+    return bool(now) and min(now) > 0 and now != expected
 
 
 def _target_piece(

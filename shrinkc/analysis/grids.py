@@ -7,7 +7,7 @@ touches the grid moves whole rows only; then a balance is enough.  Otherwise cha
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 import onnx_ir as ir
@@ -40,13 +40,15 @@ def settle_heads(flow: Flow, policy: HeadPolicy) -> list[Heads]:
     return both
 
 
-def _tie_heads_of_one_row(flow: Flow, both: Iterable[Heads]) -> None:
-    """Heads that share a row, as the queries of one key do, go together."""
-    for heads in both:
-        _, first = np.unique(flow.space.classes()[heads.rows[:, 0]], return_inverse=True)
-        order = np.argsort(first, kind="stable")
-        same = np.flatnonzero(np.diff(first[order]) == 0)
-        flow.space.tie(heads.heads[order[same]], heads.heads[order[same + 1]])
+def _tie_heads_of_one_row(flow: Flow, both: Sequence[Heads]) -> None:
+    """Heads that share channels go together: the queries of one key, or a head and the gate of its values."""
+    if not both:
+        return
+    channels = np.concatenate([flow.space.classes()[link.rows].ravel() for link in both])
+    heads = np.concatenate([np.repeat(link.heads, link.rows.shape[1]) for link in both])
+    order = np.argsort(channels, kind="stable")
+    same = np.flatnonzero(np.diff(channels[order]) == 0)
+    flow.space.tie(heads[order[same]], heads[order[same + 1]])
 
 
 def settle_followings(flow: Flow) -> None:

@@ -273,6 +273,49 @@ def einsum_attention() -> Net:
 
 
 @attention
+def einsum_with_an_ellipsis() -> Net:
+    net, x = start()
+    hidden = net.relu(net.op("Einsum", x, net.weight(DIM, 24), equation="...d,de->...e"))
+    return finish(net, net.op("Einsum", hidden, net.weight(24, DIM), equation="...e,ed->...d"))
+
+
+@attention
+def gate_per_head() -> Net:
+    """Each head is weighed by a number computed from the input: the gate and the head go together."""
+    net, x = start()
+    q, k, v = (split_heads(net, linear(net, x, DIM, DIM)) for _ in range(3))
+    gate = net.op("Transpose", net.op("Sigmoid", linear(net, x, DIM, HEADS)), perm=[0, 2, 1])
+    gated = net.op("Mul", weighted(net, q, k, v), net.op("Unsqueeze", gate, net.ints(3)))
+    return finish(net, linear(net, merge_heads(net, gated), DIM, DIM))
+
+
+@attention
+def one_key_for_two_layers() -> Net:
+    net, x = start()
+    k, v = (split_heads(net, linear(net, x, DIM, DIM)) for _ in range(2))
+    for _ in range(2):
+        q = split_heads(net, linear(net, x, DIM, DIM))
+        x = linear(net, merge_heads(net, weighted(net, q, k, v)), DIM, DIM)
+    return finish(net, x)
+
+
+@attention
+def free_length_and_dims_computed_from_the_width() -> Net:
+    net = Net()
+    x = linear(net, net.input("x", ["batch", "length", 5]), 5, DIM)
+
+    def split(y: str) -> str:
+        shape = net.op("Shape", y)
+        batch, length, width = (net.op("Gather", shape, net.ints(axis)) for axis in range(3))
+        target = net.op("Concat", batch, length, net.ints(HEADS), net.op("Div", width, net.ints(HEADS)), axis=0)
+        return str(net.op("Transpose", net.op("Reshape", y, target), perm=[0, 2, 1, 3]))
+
+    q, k, v = (split(linear(net, x, DIM, DIM)) for _ in range(3))
+    y = net.op("Transpose", weighted(net, q, k, v), perm=[0, 2, 1, 3])
+    return finish(net, linear(net, net.op("Reshape", y, net.ints(0, 0, -1)), DIM, DIM))
+
+
+@attention
 def free_length_with_embeddings_and_tied_output() -> Net:
     net = Net()
     net.domains["com.microsoft"] = 1

@@ -221,13 +221,27 @@ def gemm(flow: Flow, node: ir.Node) -> None:
 def einsum(flow: Flow, node: ir.Node) -> None:
     """Einsum with named axes, with or without an explicit result."""
     equation = string_of(node, "equation", "").replace(" ", "")
-    if "." in equation:
-        raise Blocked("the equation has an ellipsis")
     left, arrow, result = equation.partition("->")
     terms = tuple(left.split(","))
-    if not arrow:
+    if "..." in equation:
+        if not arrow:
+            raise Blocked("the equation has an ellipsis and no result")
+        terms, result = _spelt_out(flow, node, terms, result)
+    elif not arrow:
         result = "".join(sorted(letter for letter in set(left) - {","} if left.count(letter) == 1))
     _assign(flow, node, terms, result)
+
+
+def _spelt_out(flow: Flow, node: ir.Node, terms: Sequence[str], result: str) -> tuple[tuple[str, ...], str]:
+    """Terms and result with letters of their own in place of the ellipsis, the last of them together."""
+    free = "".join(letter for letter in string.ascii_letters if letter not in "".join(terms))
+    counts = [
+        len(flow.shape(value)) - len(term.replace("...", "")) if "..." in term else 0
+        for value, term in zip(node.inputs, terms, strict=True)
+    ]
+    letters = free[: max(counts)]
+    spelt = tuple(term.replace("...", letters[len(letters) - count :]) for term, count in zip(terms, counts, strict=True))
+    return spelt, result.replace("...", letters)
 
 
 def _assign(flow: Flow, node: ir.Node, terms: Sequence[str], result: str) -> None:
