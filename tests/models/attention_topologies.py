@@ -316,6 +316,28 @@ def free_length_and_dims_computed_from_the_width() -> Net:
 
 
 @attention
+def dims_of_two_kinds_in_every_head() -> Net:
+    """The first dims of every head and the last meet apart: positions inside rows matter, so rows cannot choose freely."""
+    net, x = start()
+    q, k, v = (split_heads(net, linear(net, x, DIM, DIM)) for _ in range(3))
+    scores = []
+    for first, last in ((0, 3), (3, 4)):
+        left, right = (net.op("Slice", y, net.ints(first), net.ints(last), net.ints(3)) for y in (q, k))
+        scores.append(net.op("MatMul", left, net.op("Transpose", right, perm=[0, 1, 3, 2])))
+    y = net.op("MatMul", net.op("Softmax", net.op("Add", *scores), axis=-1), v)
+    return finish(net, linear(net, merge_heads(net, y), DIM, DIM))
+
+
+@attention
+def values_from_outside() -> Net:
+    """The values are an input of the model, with all its heads: the scores keep theirs, only dims of queries go."""
+    net, x = start()
+    values = net.input("values", ["batch", HEADS, LENGTH, 4])
+    q, k = (split_heads(net, linear(net, x, DIM, DIM)) for _ in range(2))
+    return finish(net, linear(net, merge_heads(net, weighted(net, q, k, values)), DIM, DIM))
+
+
+@attention
 def free_length_with_embeddings_and_tied_output() -> Net:
     net = Net()
     net.domains["com.microsoft"] = 1

@@ -108,6 +108,7 @@ LEFT_OF_ATTENTION = {
     "contrib_multi_head_attention": 0.31,
     "cosine_attention": 0.31,
     "cross_attention": 0.44,
+    "dims_of_two_kinds_in_every_head": 0.31,
     "einsum_attention": 0.31,
     "einsum_with_an_ellipsis": 0.28,
     "encoder_of_two_blocks": 0.52,
@@ -130,6 +131,7 @@ LEFT_OF_ATTENTION = {
     "tokens_and_channels_mixed_in_turn": 0.68,
     "vision_transformer_with_class_token": 0.68,
     "window_attention_with_roll": 0.34,
+    "values_from_outside": 0.6,
 }
 """With the default kinds: a normalised stream stays whole."""
 
