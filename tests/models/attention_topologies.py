@@ -423,3 +423,17 @@ def contrib_attention() -> Net:
     parts = [x, net.weight(DIM, 3 * DIM), net.vector(3 * DIM)]
     y = fused("Attention", *parts, net=net, domain="com.microsoft", num_heads=HEADS)
     return finish(net, linear(net, y, DIM, DIM))
+
+
+@attention
+def contrib_grouped_queries() -> Net:
+    net, x = start()
+    net.domains["com.microsoft"] = 1
+    batch = net.op("Gather", net.op("Shape", x), net.ints(0))
+    lengths = net.op("Expand", net.const(np.asarray([LENGTH - 1], np.int32)), batch)
+    q, k, v = linear(net, x, DIM, 64), linear(net, x, DIM, 32), linear(net, x, DIM, 32)
+    total = net.const(np.asarray(LENGTH, np.int32))
+    y, _, _ = net.op(
+        "GroupQueryAttention", q, k, v, "", "", lengths, total, outputs=3, domain="com.microsoft", num_heads=8, kv_num_heads=4
+    )
+    return finish(net, linear(net, y, 64, DIM))

@@ -105,6 +105,7 @@ LEFT_OF_ATTENTION = {
     "attention_node_with_three_axes": 0.31,
     "attention_over_channels": 0.3,
     "contrib_attention": 0.27,
+    "contrib_grouped_queries": 0.31,
     "contrib_multi_head_attention": 0.31,
     "cosine_attention": 0.31,
     "cross_attention": 0.44,

@@ -46,14 +46,17 @@ def head_rows(flow: Flow, value: ir.Value | None, heads: int) -> Labels:
     return np.broadcast_to(labels[0, :, 0, :], (shape[1], shape[3]))
 
 
-def attend(flow: Flow, node: ir.Node, rows: Rows) -> Labels:
-    """Tie queries to keys and both to the values, by head; returns one label per query head."""
+def attend(flow: Flow, node: ir.Node, rows: Rows, *, is_rigid: bool = False) -> Labels:
+    """Tie queries to keys and both to the values, by head; returns one label per query head.
+
+    With ``is_rigid`` heads can only go as a whole.
+    """
     if len(rows.queries) % len(rows.keys):
         raise Blocked("the heads of the queries are no multiple of those of the keys")
     flow.space.tie(rows.queries.reshape(len(rows.keys), rows.repeats, -1), rows.keys[:, None, :])
     heads = flow.space.fresh(len(rows.queries))
     for labels in (rows.queries, np.repeat(rows.values, rows.repeats, 0)):
-        flow.link_heads(node, heads[:, None], labels, is_balanced=True)
+        flow.link_heads(node, heads[:, None], labels, is_rigid=is_rigid, is_balanced=not is_rigid)
     return heads
 
 
@@ -65,12 +68,7 @@ def attention(flow: Flow, node: ir.Node) -> None:
     heads = attend(flow, node, rows)
     _mask(flow, node, 3, heads)
     _past(flow, node, (4, 5), (rows.keys, rows.values))
-    _result(flow, node.outputs[0], rows)
-    for output, labels in zip(node.outputs[1:3], (rows.keys, rows.values), strict=False):
-        flow.assign(output, labels[None, :, None, :])
-    for scores in node.outputs[3:]:
-        flow.assign_channels(scores, heads, 1)
-    _note_work(flow, node, rows)
+    _finish(flow, node, rows, heads)
 
 
 def multi_head_attention(flow: Flow, node: ir.Node) -> None:
@@ -84,27 +82,19 @@ def multi_head_attention(flow: Flow, node: ir.Node) -> None:
         flow.attach(node, 3, 0, vector, Role.FOLLOWS)
     _mask(flow, node, 5, heads)
     _past(flow, node, (6, 7), (rows.keys, rows.values))
-    _result(flow, node.outputs[0], rows)
-    for output, labels in zip(node.outputs[1:3], (rows.keys, rows.values), strict=False):
-        flow.assign(output, labels[None, :, None, :])
-    for scores in node.outputs[3:]:
-        flow.assign_channels(scores, heads, 1)
-    _note_work(flow, node, rows)
+    _finish(flow, node, rows, heads)
 
 
 def group_query_attention(flow: Flow, node: ir.Node) -> None:
-    """GroupQueryAttention of onnxruntime with separate queries, keys and values, rotary or not."""
+    """GroupQueryAttention of onnxruntime with separate queries, keys and values, rotary or not.
+
+    Its kernel wants heads of a multiple of 8, as wide for values as for keys: whole heads go, dims inside them stay.
+    """
     counts = int_of(node, "num_heads", 0), int_of(node, "kv_num_heads", 0), int_of(node, "kv_num_heads", 0)
     rows = Rows(*(head_rows(flow, input_at(node, i), count) for i, count in enumerate(counts)))
-    if int_of(node, "do_rotary", 0):
-        for labels in (rows.queries, rows.keys):
-            _rotate(flow, node, labels, (7, 8), bool(int_of(node, "rotary_interleaved", 0)))
-    attend(flow, node, rows)
+    heads = attend(flow, node, rows, is_rigid=True)
     _past(flow, node, (3, 4), (rows.keys, rows.values))
-    _result(flow, node.outputs[0], rows)
-    for output, labels in zip(node.outputs[1:], (rows.keys, rows.values), strict=False):
-        flow.assign(output, labels[None, :, None, :])
-    _note_work(flow, node, rows)
+    _finish(flow, node, rows, heads)
 
 
 def fused_attention(flow: Flow, node: ir.Node) -> None:
@@ -179,6 +169,16 @@ def _past(flow: Flow, node: ir.Node, indices: tuple[int, int], rows: tuple[Label
         value = input_at(node, index)
         if value is not None:
             flow.space.tie(head_rows(flow, value, 0), labels)
+
+
+def _finish(flow: Flow, node: ir.Node, rows: Rows, heads: Labels) -> None:
+    """Labels of the result, of the keys and values handed on, and of the scores; and the work."""
+    _result(flow, node.outputs[0], rows)
+    for output, labels in zip(node.outputs[1:3], (rows.keys, rows.values), strict=False):
+        flow.assign(output, labels[None, :, None, :])
+    for scores in node.outputs[3:]:
+        flow.assign_channels(scores, heads, 1)
+    _note_work(flow, node, rows)
 
 
 def _result(flow: Flow, output: ir.Value, rows: Rows) -> None:
