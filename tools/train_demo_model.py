@@ -13,12 +13,11 @@ pruning than one trained without it; examples/README.md says so.
 from __future__ import annotations
 
 import argparse
-import gzip
-import time
 from pathlib import Path
 
 import numpy as np
 import torch
+from fashion_mnist import FOLDER, Penalty, accuracy, load_split, train
 from torch import nn
 from torch.nn import functional as F
 
@@ -81,63 +80,13 @@ class FashionResNet(nn.Module):
         return torch.stack(terms).sum()
 
 
-def read_idx(path: Path) -> np.ndarray:
-    """Read one gzip-compressed idx file of unsigned bytes."""
-    raw = gzip.decompress(path.read_bytes())
-    dims = [int.from_bytes(raw[4 + 4 * i : 8 + 4 * i], "big") for i in range(raw[3])]
-    return np.frombuffer(raw, np.uint8, offset=4 + 4 * len(dims)).reshape(dims)
+def group_lasso(model: FashionResNet, weight: float) -> Penalty:
+    """Group lasso that is off in the last fifth of the training, so that the survivors settle."""
 
+    def penalty(progress: float) -> torch.Tensor | float:
+        return weight * model.group_lasso() if progress < 0.8 else 0.0
 
-def load_split(folder: Path, split: str) -> tuple[torch.Tensor, torch.Tensor]:
-    """Images as float32 (N, 1, 28, 28) in [0, 1], labels as int64 (N,)."""
-    images = read_idx(folder / f"{split}-images-idx3-ubyte.gz").astype(np.float32) / 255
-    labels = read_idx(folder / f"{split}-labels-idx1-ubyte.gz").astype(np.int64)
-    return torch.from_numpy(images[:, None]), torch.from_numpy(labels)
-
-
-def augment(x: torch.Tensor) -> torch.Tensor:
-    """Random shift by up to two pixels for the batch, random horizontal flip per image."""
-    dy, dx = torch.randint(0, 5, (2,)).tolist()
-    x = F.pad(x, (2, 2, 2, 2))[:, :, dy : dy + 28, dx : dx + 28]
-    flip = torch.rand(len(x)) < 0.5
-    return torch.where(flip[:, None, None, None], x.flip(3), x)
-
-
-@torch.no_grad()
-def accuracy(model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> float:
-    """Top-1 accuracy in [0, 1]."""
-    model.eval()
-    hits = sum(int((model(a).argmax(1) == b).sum()) for a, b in zip(x.split(500), y.split(500), strict=True))
-    return hits / len(y)
-
-
-def train(model: FashionResNet, x: torch.Tensor, y: torch.Tensor, epochs: int, penalty: float, batch: int = 128) -> None:
-    """Plain SGD with one-cycle learning rate; the penalty is off in the last fifth, so the survivors settle."""
-    steps = epochs * (len(x) // batch)
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, nesterov=True, weight_decay=5e-4)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.2, steps, pct_start=0.2)
-    step = 0
-    for epoch in range(epochs):
-        model.train()
-        started, order, total = time.time(), torch.randperm(len(x)), 0.0
-        for index in order.split(batch)[: len(x) // batch]:
-            inputs = augment(x[index]).to(memory_format=torch.channels_last)
-            with torch.autocast("cpu", torch.bfloat16):
-                logits = model(inputs)
-            loss = F.cross_entropy(logits.float(), y[index])
-            if step < 0.8 * steps:
-                loss = loss + penalty * model.group_lasso()
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            optimizer.step()
-            schedule.step()
-            step += 1
-            total += loss.item()
-        weak = [int((torch.stack(s).square().sum(0).sqrt() < 0.05).sum()) for s in model.coupled_scales()]
-        print(
-            f"epoch {epoch}: loss {total / (len(x) // batch):.4f}  weak channels {weak}  {time.time() - started:.0f} s",
-            flush=True,
-        )
+    return penalty
 
 
 def export(model: nn.Module, path: Path) -> None:
@@ -152,7 +101,7 @@ def export(model: nn.Module, path: Path) -> None:
 def main() -> None:
     """Train, measure, export."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, default=Path("/usr/share/datasets/fashion-mnist"))
+    parser.add_argument("--data", type=Path, default=FOLDER)
     parser.add_argument("--out", type=Path, default=Path("examples"))
     parser.add_argument("--epochs", type=int, default=8)
     parser.add_argument("--penalty", type=float, default=1e-3, help="weight of the group lasso")
@@ -163,7 +112,7 @@ def main() -> None:
     x, y = load_split(args.data, "train")
     test_x, test_y = load_split(args.data, "t10k")
     model = FashionResNet().to(memory_format=torch.channels_last)
-    train(model, x, y, args.epochs, args.penalty)
+    train(model, x, y, args.epochs, group_lasso(model, args.penalty))
     print(f"test accuracy on 10,000 images: {accuracy(model, test_x, test_y):.4f}")
     args.out.mkdir(parents=True, exist_ok=True)
     export(model, args.out / "fashion_resnet.onnx")
