@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,9 +11,10 @@ import numpy as np
 from shrinkc.analysis.cost import Cost, CostModel
 from shrinkc.analysis.forming import Group
 from shrinkc.analysis.groups import Analysis, BoolArray
-from shrinkc.api import Allocator, FloatArray
+from shrinkc.api import Allocator, Evidence, FloatArray, Problem
 from shrinkc.budget import Budget
 from shrinkc.errors import BudgetError
+from shrinkc.evidence.curves import errors_by_width
 
 KeepMap = dict[str, tuple[int, ...]]
 
@@ -50,15 +51,32 @@ class Allocating:
     """One allocation problem: the same groups, scores and limits under varying pressure."""
 
     def __init__(
-        self, analysis: Analysis, cost: CostModel, allocator: Allocator, scores: Mapping[str, FloatArray], limits: Limits
+        self,
+        analysis: Analysis,
+        cost: CostModel,
+        allocator: Allocator,
+        scores: Mapping[str, FloatArray],
+        limits: Limits,
+        *,
+        evidence: Evidence | None = None,
+        is_comparable: bool = True,
+        quantities: Sequence[str] = ("macs",),
     ) -> None:
         self._analysis, self._cost, self._allocator = analysis, cost, allocator
         self._scores, self._limits = scores, limits
         self._occupied = _least_occupied(analysis)
+        self.problem = Problem(
+            groups=analysis.groups,
+            scores=scores,
+            is_comparable=is_comparable,
+            errors=cache_by_name(lambda group: errors_by_width(evidence, group, scores[group.name])),
+            price=_Prices(analysis, cost, scores, quantities).price,
+            step=lambda group: step_of(group.width, _channels_per_step(group), limits) * _n_cells(group),
+        )
 
     def at(self, pressure: float) -> Allocation:
         """Allocation under one pressure in [0, 1]."""
-        widths = self._allocator.widths(self._analysis.groups, self._scores, pressure)
+        widths = self._allocator.widths(self.problem, pressure)
         keep = {
             group.name: select(group, self._scores[group.name], widths[group.name], self._limits)
             for group in self._analysis.groups
@@ -127,10 +145,10 @@ class Allocating:
 def select(group: Group, scores: FloatArray, wanted: float, limits: Limits) -> tuple[int, ...]:
     """Positions of a group to keep: the best scores, the same share of every balance cell, at an admissible width."""
     kept: list[int] = []
-    cells = [np.flatnonzero(group.cells == cell) for cell in range(int(group.cells.max()) + 1)]
+    cells = [np.flatnonzero(group.cells == cell) for cell in range(_n_cells(group))]
     for members in cells:
         share = wanted / group.width * len(members)
-        count = admissible(share, len(members), len(cells) * group.multiplicity, limits)
+        count = admissible(share, len(members), _channels_per_step(group), limits)
         order = members[np.argsort(-scores[members], kind="stable")]
         kept += order[:count].tolist()
     return tuple(sorted(kept))
@@ -155,11 +173,59 @@ def admissible(wanted: float, size: int, channels_per_step: int, limits: Limits)
     >>> admissible(3.0, 6, 1, Limits(round_to=8))
     4
     """
-    step = limits.round_to // math.gcd(limits.round_to, channels_per_step)
-    if size < 2 * step:
-        step = 1 << max(0, (size // 2).bit_length() - 1)
+    step = step_of(size, channels_per_step, limits)
     count = max(step, math.floor(wanted / step + 0.5 + 1e-9) * step)
     return min(size, max(count, math.ceil(limits.min_width / channels_per_step)))
+
+
+def step_of(size: int, channels_per_step: int, limits: Limits) -> int:
+    """Positions by which the width of a cell of ``size`` may change."""
+    step = limits.round_to // math.gcd(limits.round_to, channels_per_step)
+    return step if size >= 2 * step else 1 << max(0, (size // 2).bit_length() - 1)
+
+
+def _n_cells(group: Group) -> int:
+    return int(group.cells.max()) + 1
+
+
+def _channels_per_step(group: Group) -> int:
+    """Channels that one more position in every cell adds."""
+    return _n_cells(group) * group.multiplicity
+
+
+def cache_by_name(curve: Callable[[Group], FloatArray]) -> Callable[[Group], FloatArray]:
+    """The same function of a group, worked out once for each."""
+    known: dict[str, FloatArray] = {}
+
+    def looked_up(group: Group) -> FloatArray:
+        if group.name not in known:
+            known[group.name] = curve(group)
+        return known[group.name]
+
+    return looked_up
+
+
+class _Prices:
+    """What widths cost, as a share of the original, summed over the budgeted quantities."""
+
+    def __init__(
+        self, analysis: Analysis, cost: CostModel, scores: Mapping[str, FloatArray], quantities: Sequence[str]
+    ) -> None:
+        self._analysis, self._cost, self._quantities = analysis, cost, quantities
+        self._best_first = {
+            group.name: group.classes[np.argsort(-scores[group.name], kind="stable")] for group in analysis.groups
+        }
+        whole = np.ones(analysis.n_classes + 1, bool)
+        self._dense = [max(1, cost.quantity(name, whole)) for name in quantities]
+
+    def price(self, widths: Mapping[str, float]) -> float:
+        """Share that is left when every group keeps so many of its best positions; groups not named are whole."""
+        is_kept = np.ones(self._analysis.n_classes + 1, bool)
+        for name, width in widths.items():
+            is_kept[self._best_first[name][max(0, round(width)) :]] = False
+        is_kept = self._analysis.without_lost_heads(is_kept)
+        shares = [self._cost.quantity(name, is_kept) / dense for name, dense in zip(self._quantities, self._dense, strict=True)]
+        return sum(shares) / len(shares)
 
 
 def _least_occupied(analysis: Analysis) -> list[tuple[np.ndarray, int]]:

@@ -23,45 +23,159 @@ Weights = Callable[[ir.Value], FloatArray]
 
 
 @dataclass(frozen=True)
-class Evidence:
-    """What data told about the model; criteria that need none ignore it.
+class Windows:
+    """How a convolution slides over its input; one entry a spatial axis, two paddings (before, after)."""
+
+    kernel: tuple[int, ...]
+    strides: tuple[int, ...]
+    dilations: tuple[int, ...]
+    pads: tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True)
+class Activity:
+    """How much the channels that a layer reads do.
 
     Attributes
     ----------
-    inputs : mapping of input name to ndarray
-        Samples along the first axis.
+    mean_abs : ndarray of shape (channels, ...), float64
+        Mean over the samples of the absolute value at every position (of all positions, where sizes vary).
+    zero_share : ndarray of shape (channels,), float64
+        Share of samples and positions where the value is zero or less.
     """
 
-    inputs: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+    mean_abs: FloatArray
+    zero_share: FloatArray
+
+
+@dataclass(frozen=True, eq=False)
+class Consumer:
+    """One layer that reads channels of a group, as a linear map, and the moments of what it reads.
+
+    Attributes
+    ----------
+    name : str
+        Of the layer's output; groups of a grouped convolution share it.
+    weight : ndarray of shape (outputs, columns), float64
+    mean : ndarray of shape (columns,), float64
+    gram : ndarray of shape (columns, columns)
+        Uncentred second moment of the columns, a mean over ``rows`` rows.
+    rows : int
+    position : ndarray of shape (columns,), int64
+        Position in the group of the channel behind every column; -1 where it is another group's, or stays anyway.
+    taps : int
+        Columns per channel (the size of a kernel); those of a channel lie side by side.
+    activity : Activity
+        Of the channels it reads, ``columns // taps`` of them.
+    windows : Windows or None
+        How it slides over its input, None for a matrix product.
+    """
+
+    name: str
+    weight: FloatArray
+    mean: FloatArray
+    gram: FloatArray
+    rows: int
+    position: NDArray[np.int64]
+    taps: int
+    activity: Activity
+    windows: Windows | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Evidence:
+    """What data told about the model.
+
+    Attributes
+    ----------
+    consumers : mapping of group name to tuple of Consumer
+        Layers that read the group's channels; those that could not be looked at (recurrent ones, say) are missing.
+    n_samples : int
+    source : str
+        Where the data came from.
+    is_synthetic : bool
+        It was made up from the model.
+    gradients : mapping of tensor name to ndarray
+        Gradients of the loss by stored tensor, one sample (or batch) along the first axis; empty if none were given.
+    """
+
+    consumers: Mapping[str, tuple[Consumer, ...]] = field(default_factory=dict)
+    n_samples: int = 0
+    source: str = ""
+    is_synthetic: bool = False
+    gradients: Mapping[str, FloatArray] = field(default_factory=dict)
 
 
 @runtime_checkable
 class Criterion(Protocol):
-    """Scores the channels of a group; the lowest go first."""
+    """Scores the channels of a group; the lowest go first.
+
+    Attributes
+    ----------
+    name : str
+    needs_evidence : bool
+        Whether :meth:`scores` needs moments of data.
+    is_comparable : bool
+        Whether scores of different groups are on one scale as they are; else a ranking over all groups divides them by the
+        mean of their group first.
+    """
 
     name: str
     needs_evidence: bool
+    is_comparable: bool
 
     def scores(self, group: Group, weights: Weights, evidence: Evidence | None) -> FloatArray:
-        """One finite, non-negative score per position of the group, shape ``(group.width,)``.
+        """One finite, non-negative score per position of the group, shape ``(group.width,)``."""
 
-        Scores of different groups are compared by the ``global`` allocator, so they should have mean 1 in each group.
-        """
+
+@dataclass(frozen=True)
+class Problem:
+    """What an allocator decides about.
+
+    Attributes
+    ----------
+    groups : sequence of Group
+    scores : mapping of group name to ndarray
+        As the criterion gave them.
+    is_comparable : bool
+        See :class:`Criterion`.
+    errors : callable of group to ndarray of shape (width + 1,)
+        Predicted error of keeping so many positions (the best by score), non-increasing; 0 for all.
+    price : callable of {group name: width} to float
+        What is left of the budgeted quantity as a share of the original's.
+    step : callable of group to int
+        Widths the target likes are multiples of this.
+    """
+
+    groups: Sequence[Group]
+    scores: Mapping[str, FloatArray]
+    is_comparable: bool
+    errors: Callable[[Group], FloatArray]
+    price: Callable[[Mapping[str, float]], float]
+    step: Callable[[Group], int]
 
 
 @runtime_checkable
 class Allocator(Protocol):
-    """Decides how much of every group stays."""
+    """Decides how much of every group stays.
+
+    Attributes
+    ----------
+    name : str
+    needs_evidence : bool
+        Whether it asks for errors.
+    """
 
     name: str
+    needs_evidence: bool
 
-    def widths(self, groups: Sequence[Group], scores: Mapping[str, FloatArray], pressure: float) -> dict[str, float]:
+    def widths(self, problem: Problem, pressure: float) -> dict[str, float]:
         """Wanted number of kept positions by group name, not yet rounded to what the target likes.
 
         Parameters
         ----------
-        groups : sequence of Group
-        scores : mapping of group name to ndarray
+        problem : Problem
+            The same object for every pressure of one run.
         pressure : float in [0, 1]
             0 keeps everything, 1 removes as much as the allocator ever would.  Widths must not grow with it.
         """
@@ -128,7 +242,9 @@ class RuntimeAdapter(Protocol):
 __all__ = [
     "API_VERSION",
     "UNTOUCHED",
+    "Activity",
     "Allocator",
+    "Consumer",
     "Criterion",
     "Effective",
     "Evidence",
@@ -136,9 +252,11 @@ __all__ = [
     "Group",
     "Member",
     "Probe",
+    "Problem",
     "Role",
     "RunConfig",
     "RuntimeAdapter",
     "Session",
     "Weights",
+    "Windows",
 ]

@@ -168,7 +168,7 @@ def _plan(opened: Opened, recipe: Recipe, saved: Plan | None, name: str, samples
     if saved is not None:
         chosen = planning.replayed(saved, opened.analysis, opened.sha256, name)
     else:
-        evidence = None if samples is None else Evidence(samples.inputs)
+        evidence: Evidence | None = None
         with progress.stage("scoring and allocating"):
             chosen = _plan_within_size(opened, recipe, evidence)
     if chosen.removes_nothing:

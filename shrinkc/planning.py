@@ -59,7 +59,16 @@ def _allocate(
         for group in analysis.groups
     }
     limits = Limits(recipe.round_to, recipe.min_width)
-    problem = Allocating(analysis, cost, allocator, scores, limits)
+    problem = Allocating(
+        analysis,
+        cost,
+        allocator,
+        scores,
+        limits,
+        evidence=evidence,
+        is_comparable=criterion.is_comparable,
+        quantities=[budget.quantity for budget in budgets] or ("macs",),
+    )
     if recipe.prune_ratio is not None:
         return problem.at(recipe.prune_ratio)
     dense = cost.dense()

@@ -16,10 +16,9 @@ from shrinkc import registry
 from shrinkc.allocate import Allocating, Limits
 from shrinkc.analysis.cost import CostModel
 from shrinkc.analysis.flow import RuleTable
-from shrinkc.analysis.forming import Group
 from shrinkc.analysis.groups import Analysis, analyse
 from shrinkc.analysis.labels import Shape
-from shrinkc.api import FloatArray, Probe, RunConfig, RuntimeAdapter, Session
+from shrinkc.api import FloatArray, Probe, Problem, RunConfig, RuntimeAdapter, Session
 from shrinkc.errors import RecipeError, VerificationError
 from shrinkc.inlining import inline_functions
 from shrinkc.shapes import input_shapes
@@ -169,14 +168,15 @@ class Randomly:
     """
 
     name = "random"
+    needs_evidence = False
 
     def __init__(self, generator: np.random.Generator, prune_ratio: float) -> None:
         self.generator, self.prune_ratio = generator, prune_ratio
 
-    def widths(self, groups: Sequence[Group], scores: Mapping[str, FloatArray], pressure: float) -> dict[str, float]:
+    def widths(self, problem: Problem, pressure: float) -> dict[str, float]:
         """Between half and one and a half times the ratio, each group by itself."""
-        shares = np.minimum(self.prune_ratio * self.generator.uniform(0.5, 1.5, len(groups)), 1)
-        return {group.name: float(group.width * (1 - share)) for group, share in zip(groups, shares, strict=True)}
+        shares = np.minimum(self.prune_ratio * self.generator.uniform(0.5, 1.5, len(problem.groups)), 1)
+        return {group.name: float(group.width * (1 - share)) for group, share in zip(problem.groups, shares, strict=True)}
 
 
 class WithFunctions:

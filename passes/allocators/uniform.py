@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-
-from shrinkc.api import FloatArray, Group
+from shrinkc.api import Problem
 
 
 class Uniform:
     """Every group keeps the fraction ``1 - pressure`` of its channels."""
 
     name = "uniform"
+    needs_evidence = False
 
-    def widths(self, groups: Sequence[Group], scores: Mapping[str, FloatArray], pressure: float) -> dict[str, float]:
+    def widths(self, problem: Problem, pressure: float) -> dict[str, float]:
         """See :class:`shrinkc.api.Allocator`."""
-        return {group.name: (1 - pressure) * group.width for group in groups}
+        return {group.name: (1 - pressure) * group.width for group in problem.groups}

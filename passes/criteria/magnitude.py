@@ -22,6 +22,7 @@ class Magnitude:
     name: str
     power: int
     needs_evidence: bool = False
+    is_comparable: bool = True
     _sums: dict[tuple[ir.Value, int], FloatArray] = field(default_factory=dict, repr=False)
 
     def scores(self, group: Group, weights: Weights, evidence: Evidence | None) -> FloatArray:

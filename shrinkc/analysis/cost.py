@@ -112,6 +112,12 @@ class CostModel:
             size_bytes=self._overhead + round(sum(count * tensor.item_bytes for count, tensor in elements)),
         )
 
+    def quantity(self, name: str, is_kept: BoolArray) -> int:
+        """One attribute of :class:`Cost`; MACs alone are quickly counted."""
+        if name == "macs":
+            return sum(term.under(is_kept) for term in self._macs)
+        return int(getattr(self.of(is_kept), name))
+
     def dense(self) -> Cost:
         """Cost of the graph as it is."""
         return self.of(self._all)

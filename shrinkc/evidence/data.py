@@ -27,11 +27,14 @@ class Data:
     labels : ndarray of shape (samples,), int64, or None
     source : str
         Name of the file, for the report.
+    is_synthetic : bool
+        Whether the samples were made up from the model.
     """
 
     inputs: dict[str, np.ndarray]
     labels: np.ndarray | None
     source: str
+    is_synthetic: bool = False
 
     @property
     def n_samples(self) -> int:

@@ -37,9 +37,10 @@ class AlmostAll:
     """An allocator that leaves one channel of every group."""
 
     name = "almost-all"
+    needs_evidence = False
 
-    def widths(self, groups, scores, pressure):  # type: ignore[no-untyped-def]
-        return {group.name: 1.0 for group in groups}
+    def widths(self, problem, pressure):  # type: ignore[no-untyped-def]
+        return {group.name: 1.0 for group in problem.groups}
 
 
 def cases(operator: str) -> list[Any]:

@@ -27,12 +27,13 @@ class Randomly:
     """An allocator that wants a random width of every group."""
 
     name = "random"
+    needs_evidence = False
 
     def __init__(self, generator: np.random.Generator) -> None:
         self.generator = generator
 
-    def widths(self, groups, scores, pressure):  # type: ignore[no-untyped-def]
-        return {group.name: float(self.generator.uniform(0, group.width)) for group in groups}
+    def widths(self, problem, pressure):  # type: ignore[no-untyped-def]
+        return {group.name: float(self.generator.uniform(0, group.width)) for group in problem.groups}
 
 
 def prune_at_random_and_prove(net: Net, seed: int) -> None:

@@ -1,0 +1,37 @@
+"""Structured optimal brain surgeon as a criterion: the error a channel's removal adds, in greedy order.
+
+Frantar, Alistarh. Optimal Brain Compression. NeurIPS 2022; Kurtic, Frantar, Alistarh. ZipLM. NeurIPS 2023.  The algorithm, and
+where it differs, is in :mod:`shrinkc.evidence.elimination`.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from shrinkc.api import Evidence, FloatArray, Group, Weights
+from shrinkc.evidence.curves import greedy_elimination
+
+TIE = 1e-9
+"""Least difference between successive scores, relative to the mean one, so that the greedy order can be read off them."""
+
+
+class StructuredObs:
+    """Error that the removal of each position adds to the group's consumers, as a share of their output's energy.
+
+    Scores never fall along the greedy order, so the lowest scores are the first removals.  A group none of whose consumers
+    could be looked at has scores of one.
+    """
+
+    name = "obs"
+    needs_evidence = True
+    is_comparable = True
+
+    def scores(self, group: Group, weights: Weights, evidence: Evidence | None) -> FloatArray:
+        """See :class:`shrinkc.api.Criterion`."""
+        elimination = None if evidence is None else greedy_elimination(evidence, group)
+        if elimination is None:
+            return np.ones(group.width)
+        increments = np.maximum.accumulate(np.diff(elimination.errors))
+        scores = np.empty(group.width)
+        scores[elimination.order] = increments + TIE * (increments.mean() or 1.0) * np.arange(group.width)
+        return scores

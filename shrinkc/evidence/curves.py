@@ -1,0 +1,41 @@
+"""Error curves of groups: what keeping so many channels costs, by the best refit of their consumers."""
+
+from __future__ import annotations
+
+from weakref import WeakKeyDictionary
+
+import numpy as np
+
+from shrinkc.api import Evidence, FloatArray, Group
+from shrinkc.evidence.elimination import Elimination, greedily, in_order
+
+_GREEDY: WeakKeyDictionary[Evidence, dict[str, Elimination]] = WeakKeyDictionary()
+"""Greedy eliminations are asked for twice, by the criterion and by the allocator."""
+
+
+def greedy_elimination(evidence: Evidence, group: Group) -> Elimination | None:
+    """Structured OBS of a group; None where no consumer could be looked at."""
+    consumers = evidence.consumers.get(group.name, ())
+    if not consumers:
+        return None
+    known = _GREEDY.setdefault(evidence, {})
+    if group.name not in known:
+        known[group.name] = greedily(consumers, group.width)
+    return known[group.name]
+
+
+def errors_by_width(evidence: Evidence | None, group: Group, scores: FloatArray) -> FloatArray:
+    """Error of keeping the best ``k`` positions by score, shape ``(width + 1,)``, as a share of the consumers' energy.
+
+    Without anything known of the consumers it is the share of the squared scores that goes: the error if channels were
+    independent and of one variance.
+    """
+    order = np.argsort(scores, kind="stable")
+    consumers = () if evidence is None else evidence.consumers.get(group.name, ())
+    if evidence is None or not consumers:
+        lost = np.concatenate([[0.0], np.cumsum(np.square(scores[order], dtype=np.float64))])
+        return (lost / (lost[-1] or 1.0))[::-1]
+    known = _GREEDY.get(evidence, {}).get(group.name)
+    if known is None or not np.array_equal(known.order, order):
+        known = in_order(consumers, order.tolist())
+    return known.errors[::-1]

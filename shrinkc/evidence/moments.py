@@ -1,0 +1,110 @@
+"""First and second moments of what layers read, and of what they are asked to give, streamed over batches.
+
+METHODS: one pass of these serves ThiNet, LASSO, structured OBS, refits, bias correction and whitened SVD alike.  Products of
+one batch are made in float32, sums over batches in float64.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from shrinkc.api import FloatArray
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Moments of the inputs of a layer, per group of a grouped convolution.
+
+    Attributes
+    ----------
+    rows : int
+        Samples times positions.
+    mean : ndarray of shape (groups, columns), float64
+    gram : ndarray of shape (groups, columns, columns)
+        Uncentred second moment, a mean over the rows.
+    """
+
+    rows: int
+    mean: FloatArray
+    gram: FloatArray
+
+    def covariance(self) -> FloatArray:
+        """Centred second moment, shape of ``gram``."""
+        return self.gram - self.mean[:, :, None] * self.mean[:, None, :]
+
+
+@dataclass(frozen=True)
+class CrossMoments:
+    """Moments of inputs and targets of a layer together; ``cross`` is ``(groups, outputs, columns)``, means over rows.
+
+    Attributes
+    ----------
+    inputs : Moments
+    mean : ndarray of shape (groups, outputs)
+        Of the targets.
+    square : ndarray of shape (groups, outputs)
+        Second moment of the targets.
+    cross : ndarray of shape (groups, outputs, columns)
+        Of targets with inputs, uncentred.
+    """
+
+    inputs: Moments
+    mean: FloatArray
+    square: FloatArray
+    cross: FloatArray
+
+
+class MomentsOf:
+    """Accumulates the moments of inputs given batch by batch."""
+
+    def __init__(self) -> None:
+        self._rows = 0
+        self._sum: FloatArray | None = None
+        self._gram: FloatArray | None = None
+
+    def add(self, inputs: FloatArray) -> None:
+        """Add rows of inputs, shape ``(groups, rows, columns)``."""
+        self._rows += inputs.shape[1]
+        self._sum = _plus(self._sum, inputs.sum(1, dtype=np.float64))
+        self._gram = _plus(self._gram, np.matmul(inputs.transpose(0, 2, 1), inputs))
+
+    def result(self) -> Moments:
+        """Moments of everything added."""
+        if self._sum is None or self._gram is None:
+            raise ValueError("no rows were added")
+        return Moments(self._rows, self._sum / self._rows, self._gram / self._rows)
+
+
+class CrossMomentsOf:
+    """Accumulates the moments of inputs and targets given batch by batch."""
+
+    def __init__(self) -> None:
+        self._inputs = MomentsOf()
+        self._rows = 0
+        self._sum: FloatArray | None = None
+        self._square: FloatArray | None = None
+        self._cross: FloatArray | None = None
+
+    def add(self, inputs: FloatArray, targets: FloatArray) -> None:
+        """Add rows of inputs ``(groups, rows, columns)`` with their targets ``(groups, rows, outputs)``."""
+        self._inputs.add(inputs)
+        self._rows += inputs.shape[1]
+        self._sum = _plus(self._sum, targets.sum(1, dtype=np.float64))
+        self._square = _plus(self._square, np.square(targets, dtype=np.float64).sum(1))
+        self._cross = _plus(self._cross, np.matmul(targets.transpose(0, 2, 1), inputs))
+
+    def result(self) -> CrossMoments:
+        """Moments of everything added."""
+        if self._sum is None or self._square is None or self._cross is None:
+            raise ValueError("no rows were added")
+        n = self._rows
+        return CrossMoments(self._inputs.result(), self._sum / n, self._square / n, self._cross / n)
+
+
+def _plus(total: FloatArray | None, part: FloatArray) -> FloatArray:
+    if total is None:
+        return part.astype(np.float64)
+    total += part
+    return total

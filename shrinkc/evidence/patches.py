@@ -1,0 +1,85 @@
+"""What a layer multiplies its weight with: one row a sample and position, one column an input channel and tap."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
+from numpy.typing import NDArray
+
+from shrinkc.api import FloatArray, Windows
+from shrinkc.evidence.sites import Site
+
+Array = NDArray[Any]
+Positions = NDArray[np.int64]
+
+
+def columns(site: Site, data: Array, positions: Positions | None = None) -> FloatArray:
+    """Rows of inputs of every group.
+
+    Parameters
+    ----------
+    site : Site
+    data : ndarray of shape (N, C, ...) for a convolution, (..., C) for a matrix product
+        What the layer reads.
+    positions : ndarray of int, optional
+        Output positions to take (flat, the same for every sample); all of them by default.
+
+    Returns
+    -------
+    ndarray of shape (groups, rows, columns), float32 or wider
+        Rows are ordered as in :func:`rows`.
+    """
+    data = data if data.dtype in (np.float32, np.float64) else data.astype(np.float32)
+    if site.windows is None:
+        flat = data.reshape(1, -1, data.shape[-1])
+        return flat if positions is None else flat[:, positions]
+    windows = _windows(data, site.windows)  # N, C, positions..., taps...
+    n, channels, rank = data.shape[0], data.shape[1], data.ndim - 2
+    if positions is not None:
+        where = np.unravel_index(positions, windows.shape[2 : 2 + rank])
+        everything: tuple[Any, ...] = (slice(None), slice(None))
+        windows = windows[everything + where]
+    else:
+        windows = windows.reshape(n, channels, -1, *windows.shape[2 + rank :])
+    per_group = channels // site.groups
+    grouped = windows.reshape(n, site.groups, per_group, windows.shape[2], site.taps)
+    return grouped.transpose(1, 0, 3, 2, 4).reshape(site.groups, -1, per_group * site.taps)
+
+
+def _windows(data: Array, windows: Windows) -> Array:
+    """View of every window: ``(N, C, positions..., taps...)``."""
+    padded = np.pad(data, ((0, 0), (0, 0), *windows.pads)) if any(map(any, windows.pads)) else data
+    spans = [dilation * (size - 1) + 1 for size, dilation in zip(windows.kernel, windows.dilations, strict=True)]
+    axes = tuple(range(2, data.ndim))
+    view = sliding_window_view(padded, spans, axis=axes)
+    steps = [slice(None, None, stride) for stride in windows.strides]
+    taps = [slice(None, None, dilation) for dilation in windows.dilations]
+    return view[(slice(None), slice(None), *steps, *taps)]
+
+
+def rows(site: Site, output: Array, positions: Positions | None = None) -> FloatArray:
+    """Rows of outputs of every group, shape ``(groups, rows, outputs per group)``, in the order of :func:`columns`."""
+    if site.windows is None:
+        flat = output.reshape(1, -1, output.shape[-1])
+        return flat if positions is None else flat[:, positions]
+    n, channels = output.shape[:2]
+    grouped = output.reshape(n, site.groups, channels // site.groups, -1)
+    if positions is not None:
+        grouped = grouped[..., positions]
+    return grouped.transpose(1, 0, 3, 2).reshape(site.groups, -1, channels // site.groups)
+
+
+def n_positions(site: Site, data: Array) -> int:
+    """Number of output positions to choose from: of one sample for a convolution, of the whole batch for a product."""
+    if site.windows is None:
+        return int(data.size // data.shape[-1])
+    slides = site.windows
+    return math.prod(
+        (size + sum(pads) - dilation * (kernel - 1) - 1) // stride + 1
+        for size, pads, dilation, kernel, stride in zip(
+            data.shape[2:], slides.pads, slides.dilations, slides.kernel, slides.strides, strict=True
+        )
+    )
