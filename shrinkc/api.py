@@ -14,12 +14,56 @@ from numpy.typing import NDArray
 from shrinkc.analysis.constants import UNTOUCHED
 from shrinkc.analysis.flow import Role
 from shrinkc.analysis.forming import Group, Member
+from shrinkc.analysis.groups import Analysis
 
 API_VERSION = 1
 
 FloatArray = NDArray[np.floating[Any]]
 Weights = Callable[[ir.Value], FloatArray]
 """Reads a stored tensor."""
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Moments of the inputs of a layer, per group of a grouped convolution.
+
+    Attributes
+    ----------
+    rows : int
+        Samples times positions.
+    mean : ndarray of shape (groups, columns), float64
+    gram : ndarray of shape (groups, columns, columns)
+        Uncentred second moment, a mean over the rows.
+    """
+
+    rows: int
+    mean: FloatArray
+    gram: FloatArray
+
+    def covariance(self) -> FloatArray:
+        """Centred second moment, shape of ``gram``."""
+        return self.gram - self.mean[:, :, None] * self.mean[:, None, :]
+
+
+@dataclass(frozen=True)
+class CrossMoments:
+    """Moments of the inputs and the targets of a layer together.
+
+    Attributes
+    ----------
+    inputs : Moments
+    mean : ndarray of shape (groups, outputs)
+        Of the targets.
+    square : ndarray of shape (groups, outputs)
+        Second moment of the targets.
+    cross : ndarray of shape (groups, outputs, columns)
+        Of targets with inputs, uncentred.
+    """
+
+    inputs: Moments
+    mean: FloatArray
+    square: FloatArray
+    cross: FloatArray
 
 
 @dataclass(frozen=True)
@@ -181,6 +225,102 @@ class Allocator(Protocol):
         """
 
 
+@dataclass(frozen=True, eq=False)
+class Layer:
+    """One layer of the cut network, and the moments of what it reads there with what the original gave.
+
+    Attributes
+    ----------
+    name : str
+        Of its output.
+    weight : ndarray of shape (groups, outputs, columns), float64
+    bias : ndarray of shape (groups, outputs), float64
+        What it adds now.
+    moments : CrossMoments
+        Of its inputs and of the targets: the original's outputs of the same layer, those it still has.
+    taps : int
+        Columns per input channel.
+    can_shift : bool
+        Whether there is a stored tensor that takes up another bias.
+    """
+
+    name: str
+    weight: FloatArray
+    bias: FloatArray
+    moments: CrossMoments
+    taps: int
+    can_shift: bool
+
+
+@dataclass(frozen=True, eq=False)
+class Fit:
+    """Another weight and bias for a :class:`Layer`, of the same shapes."""
+
+    weight: FloatArray
+    bias: FloatArray
+
+
+@runtime_checkable
+class Compensation(Protocol):
+    """Repairs what is left of a network after channels were removed.
+
+    Attributes
+    ----------
+    name : str
+    needs_data : bool
+    """
+
+    name: str
+    needs_data: bool
+
+    def apply(self, repair: Repair) -> Repaired:
+        """Change weights of ``repair.pruned`` in place, never their shapes."""
+
+
+@dataclass(frozen=True, eq=False)
+class Repair:
+    """A cut model, where it comes from, and inputs to repair it with.
+
+    Attributes
+    ----------
+    analysis : Analysis
+        Of the original.
+    is_kept : ndarray of bool
+        See :meth:`shrinkc.analysis.groups.Analysis.keep_mask`.
+    pruned : ir.Model
+    shapes : mapping of input name to shape
+    batches : sequence of mapping of input name to ndarray
+        Empty without data.
+    runtime : RuntimeAdapter
+    seed : int
+    """
+
+    analysis: Analysis
+    is_kept: NDArray[np.bool_]
+    pruned: ir.Model
+    shapes: Mapping[str, tuple[int, ...]]
+    batches: Sequence[Mapping[str, NDArray[Any]]]
+    runtime: RuntimeAdapter
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class RepairedLayer:
+    """Error of one layer's output, as a share of the original's energy, on the inputs used for the repair."""
+
+    name: str
+    error_before: float
+    error_after: float
+
+
+@dataclass(frozen=True)
+class Repaired:
+    """What a compensation changed: names of tensors, and errors of layers where it knows them."""
+
+    tensors: tuple[str, ...] = ()
+    layers: tuple[RepairedLayer, ...] = ()
+
+
 @dataclass(frozen=True)
 class Probe:
     """Whether a runtime can be used here."""
@@ -244,15 +384,23 @@ __all__ = [
     "UNTOUCHED",
     "Activity",
     "Allocator",
+    "Compensation",
     "Consumer",
     "Criterion",
+    "CrossMoments",
     "Effective",
     "Evidence",
+    "Fit",
     "FloatArray",
     "Group",
+    "Layer",
     "Member",
+    "Moments",
     "Probe",
     "Problem",
+    "Repair",
+    "Repaired",
+    "RepairedLayer",
     "Role",
     "RunConfig",
     "RuntimeAdapter",

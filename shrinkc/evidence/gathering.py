@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 
 from shrinkc.analysis.groups import Analysis
 from shrinkc.analysis.labels import Labels
-from shrinkc.api import Activity, Consumer, Evidence, FloatArray, Group, RuntimeAdapter
+from shrinkc.api import Activity, Consumer, Evidence, FloatArray, Group, Moments, RuntimeAdapter
 from shrinkc.evidence.data import Data
-from shrinkc.evidence.moments import Moments, MomentsOf
+from shrinkc.evidence.moments import MomentsOf
 from shrinkc.evidence.patches import Positions, columns, n_positions
 from shrinkc.evidence.sites import Site, sites_of
 from shrinkc.evidence.walking import Walk

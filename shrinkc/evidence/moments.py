@@ -6,54 +6,9 @@ one batch are made in float32, sums over batches in float64.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 
-from shrinkc.api import FloatArray
-
-
-@dataclass(frozen=True)
-class Moments:
-    """Moments of the inputs of a layer, per group of a grouped convolution.
-
-    Attributes
-    ----------
-    rows : int
-        Samples times positions.
-    mean : ndarray of shape (groups, columns), float64
-    gram : ndarray of shape (groups, columns, columns)
-        Uncentred second moment, a mean over the rows.
-    """
-
-    rows: int
-    mean: FloatArray
-    gram: FloatArray
-
-    def covariance(self) -> FloatArray:
-        """Centred second moment, shape of ``gram``."""
-        return self.gram - self.mean[:, :, None] * self.mean[:, None, :]
-
-
-@dataclass(frozen=True)
-class CrossMoments:
-    """Moments of inputs and targets of a layer together; ``cross`` is ``(groups, outputs, columns)``, means over rows.
-
-    Attributes
-    ----------
-    inputs : Moments
-    mean : ndarray of shape (groups, outputs)
-        Of the targets.
-    square : ndarray of shape (groups, outputs)
-        Second moment of the targets.
-    cross : ndarray of shape (groups, outputs, columns)
-        Of targets with inputs, uncentred.
-    """
-
-    inputs: Moments
-    mean: FloatArray
-    square: FloatArray
-    cross: FloatArray
+from shrinkc.api import CrossMoments, FloatArray, Moments
 
 
 class MomentsOf:

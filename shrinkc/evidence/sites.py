@@ -102,9 +102,11 @@ class Site:
 
     def matrix(self) -> FloatArray:
         """The weight as ``(groups, outputs per group, columns)``, float64, with its factor."""
-        stored = shrinkc_ir.stored_array(self.weight)
-        seen = stored if self.places is None else stored.reshape(-1)[self.places]
-        array = (seen.T if self.is_transposed else seen).astype(np.float64) * self.factor
+        array: FloatArray = shrinkc_ir.stored_array(self.weight).astype(np.float64) * self.factor
+        if self.places is not None:
+            array = array.reshape(-1)[self.places]
+        if self.is_transposed:
+            array = array.T
         return array.reshape(self.groups, self.outputs // self.groups, -1)
 
     def bias(self) -> FloatArray:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 import weakref
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -38,7 +38,7 @@ class Walk:
     batches : sequence of mapping of input name to ndarray
     runtime : RuntimeAdapter
     needed : iterable of str
-        Values that are asked for with :meth:`value`; each is kept until :meth:`release`.
+        Values that are asked for with :meth:`value`; each is kept until it was released as often as it is named here.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class Walk:
         self._last_reader = _last_readers(self._nodes)
         self._values = _Values()
         self._done = 0
-        self._needed = set(needed)
+        self._needed = Counter(needed)
         for number, batch in enumerate(batches):
             for name, array in batch.items():
                 self._values.put(name, number, array)
@@ -74,7 +74,7 @@ class Walk:
             self._run(stretch, wanted)
         self._done = end
         for name in [name for name in self._values.names() if self._last_reader.get(name, -1) < end]:
-            if name not in self._needed:
+            if self._needed[name] <= 0:
                 self._values.drop(name)
 
     def has(self, name: str) -> bool:
@@ -86,9 +86,9 @@ class Walk:
         return self._values.get(name, batch)
 
     def release(self, name: str) -> None:
-        """A needed value is needed no more."""
-        self._needed.discard(name)
-        if self._last_reader.get(name, -1) < self._done:
+        """A needed value is needed once less."""
+        self._needed[name] -= 1
+        if self._needed[name] <= 0 and self._last_reader.get(name, -1) < self._done:
             self._values.drop(name)
 
     def _wanted(self, stretch: Sequence[ir.Node], end: int) -> list[str]:
@@ -99,7 +99,7 @@ class Walk:
             for value in node.outputs
             if value.name
             and shrinkc_ir.constant_tensor(value) is None
-            and (self._last_reader.get(value.name, -1) >= end or value.name in self._needed)
+            and (self._last_reader.get(value.name, -1) >= end or self._needed[value.name] > 0)
         ]
 
     def _run(self, stretch: Sequence[ir.Node], wanted: Sequence[str]) -> None:

@@ -1,0 +1,189 @@
+"""Layer after layer through the cut network: what every one reads there now, against what it gave in the original.
+
+Inputs come from the network as repaired so far, targets from the original, so errors do not add up on the way (He, Zhang,
+Sun. Channel Pruning. ICCV 2017, section 3.2; METHODS: asymmetric refit).  Where a layer's output is added to a value that is
+there already, a shortcut, the target also makes up for that value's error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from shrinkc import ir as shrinkc_ir
+from shrinkc.api import Fit, FloatArray, Layer, Repair, Repaired, RepairedLayer
+from shrinkc.evidence.gathering import LARGEST_GRAM, Sampling, sampling_for
+from shrinkc.evidence.moments import CrossMomentsOf
+from shrinkc.evidence.patches import columns, n_positions, rows
+from shrinkc.evidence.regression import relative_error
+from shrinkc.evidence.sites import Site, sites_of
+from shrinkc.evidence.walking import Walk
+from shrinkc.shapes import Shadow
+
+Array = NDArray[Any]
+
+SMALLEST_GAIN = 1e-3
+"""Share of the largest gain below which a layer cannot make up for a shortcut's error."""
+
+
+def fit_layers(repair: Repair, fit: Callable[[Layer], Fit]) -> Repaired:
+    """Fit every layer whose inputs are not what they were to what it gave in the original, in the order of the graph."""
+    work = _Fitting(repair)
+    layers, tensors = [], []
+    for site in work.sites:
+        layer = work.layer(site)
+        if layer is not None:
+            changed, report = _improve(site, layer, fit(layer))
+            tensors += changed
+            layers.append(report)
+        work.leave(site)
+    return Repaired(tuple(dict.fromkeys(tensors)), tuple(layers))
+
+
+def _improve(site: Site, layer: Layer, fit: Fit) -> tuple[list[str], RepairedLayer]:
+    before = relative_error(layer, layer.weight, layer.bias)
+    after = relative_error(layer, fit.weight, fit.bias)
+    if not np.isfinite(after):
+        return [], RepairedLayer(layer.name, before, before)
+    return site.write(fit.weight, fit.bias), RepairedLayer(layer.name, before, after)
+
+
+@dataclass(frozen=True)
+class _Shortcut:
+    """A value that a layer's output is added to, and the gain between the two."""
+
+    other: str
+    gain: FloatArray
+
+
+class _Fitting:
+    """The two walks, and what one layer needs of them."""
+
+    def __init__(self, repair: Repair) -> None:
+        self._repair = repair
+        original = repair.analysis.model
+        shadow = Shadow.of(repair.pruned, repair.shapes)
+        dense = {site.name: site for site in sites_of(original, repair.analysis.shadow)}
+        self._dense_sites = dense
+        self.sites = [site for site in sites_of(repair.pruned, shadow) if site.name in dense and _fits_memory(site)]
+        needed = [name for site in self.sites for name in (site.name, dense[site.name].data.name or "")]
+        self._dense = Walk(original, repair.batches, repair.runtime, needed)
+        self._pruned = Walk(repair.pruned, repair.batches, repair.runtime)
+        self._shadow = shadow
+        self._samples = sum(len(next(iter(batch.values()))) for batch in repair.batches)
+
+    def layer(self, site: Site) -> Layer | None:
+        """Moments of one layer in the cut network; None if it reads what it always read."""
+        original = self._dense_sites[site.name]
+        here, there = self._pruned.place(site.name), self._dense.place(site.name)
+        if here is None or there is None:
+            return None
+        self._pruned.advance(here)
+        self._dense.advance(there + 1)
+        outputs = self._kept(original.output, original.channel_axis)
+        if outputs is None or not self._is_disturbed(site, original):
+            return None
+        moments = CrossMomentsOf()
+        sampling = sampling_for(site, self._samples, self._repair.seed)
+        shortcut = _shortcut(site, self._shadow)
+        for number in range(self._pruned.n_batches):
+            self._add(moments, site, number, sampling, outputs, shortcut)
+        return Layer(site.name, site.matrix(), site.bias(), moments.result(), site.taps, site.intercept is not None)
+
+    def leave(self, site: Site) -> None:
+        """Forget what only this layer needed."""
+        self._dense.release(site.name)
+        self._dense.release(self._dense_sites[site.name].data.name or "")
+
+    def _add(
+        self,
+        moments: CrossMomentsOf,
+        site: Site,
+        number: int,
+        sampling: Sampling,
+        outputs: NDArray[np.int64],
+        shortcut: _Shortcut | None,
+    ) -> None:
+        data = self._pruned.value(site.data.name or "", number)
+        target = np.take(self._dense.value(site.name, number), outputs, axis=site.channel_axis)
+        if shortcut is not None and self._pruned.has(shortcut.other) and self._dense.has(shortcut.other):
+            target = target + self._lost(shortcut, site, number, outputs, target.shape)
+        positions = sampling.positions(site, number, n_positions(site, data), len(data))
+        moments.add(columns(site, data, positions), rows(site, target, positions))
+
+    def _lost(
+        self, shortcut: _Shortcut, site: Site, number: int, outputs: NDArray[np.int64], shape: tuple[int, ...]
+    ) -> Array | float:
+        """What the layer has to add so that its sum with the shortcut is the original's."""
+        dense, pruned = self._dense.value(shortcut.other, number), self._pruned.value(shortcut.other, number)
+        if pruned.shape != shape:
+            return 0.0
+        difference = np.take(dense, outputs, axis=site.channel_axis) - pruned
+        along = [1] * difference.ndim
+        along[site.channel_axis] = len(shortcut.gain)
+        scaled: Array = difference * (1 / shortcut.gain).astype(difference.dtype).reshape(along)
+        return scaled
+
+    def _kept(self, value: ir.Value, axis: int) -> NDArray[np.int64] | None:
+        """Channels of an original value that are left."""
+        classes, shape = self._repair.analysis.classes_of(value), self._repair.analysis.shadow.shape(value)
+        if classes is None or shape is None:
+            return None
+        kept = np.moveaxis(np.broadcast_to(self._repair.is_kept[classes], shape), axis, -1).reshape(-1, shape[axis])
+        return np.flatnonzero(kept[0]) if (kept == kept[0]).all() else None
+
+    def _is_disturbed(self, site: Site, original: Site) -> bool:
+        before, after = self._dense.value(original.data.name or "", 0), self._pruned.value(site.data.name or "", 0)
+        if before.shape != after.shape:
+            return True
+        return not np.allclose(before, after, rtol=1e-4, atol=1e-5 * float(np.abs(before).max(initial=0)))
+
+
+def _fits_memory(site: Site) -> bool:
+    return site.inputs // site.groups * site.taps <= LARGEST_GRAM
+
+
+def _shortcut(site: Site, shadow: Shadow) -> _Shortcut | None:
+    """The other operand of the addition that a layer's output ends in, through scales and shifts at most."""
+    value, gain = site.output, np.ones(site.outputs)
+    while len(users := list(value.uses())) == 1 and not value.is_graph_output():
+        node, index = users[0].node, users[0].idx
+        if node.op_type == "Add":
+            other = node.inputs[1 - index]
+            if other is not None and not shadow[other].is_static:
+                return _Shortcut(other.name or "", gain) if _is_usable(gain) else None
+        factor = _gain(node, index, site, shadow)
+        if factor is None:
+            return None
+        value, gain = node.outputs[0], gain * factor
+    return None
+
+
+def _is_usable(gain: FloatArray) -> bool:
+    sizes = np.abs(gain)
+    return bool(sizes.min() > SMALLEST_GAIN * sizes.max())
+
+
+def _gain(node: ir.Node, index: int, site: Site, shadow: Shadow) -> FloatArray | None:
+    """What a node multiplies a layer's output by, per channel; None if it does more than scale and shift it."""
+    if node.op_type in ("Identity", "Dropout", "Add", "Cast"):
+        return np.ones(site.outputs)
+    if node.op_type == "BatchNormalization" and index == 0:
+        scale, variance = node.inputs[1], node.inputs[4]
+        if scale is None or variance is None or None in map(shrinkc_ir.constant_tensor, (scale, variance)):
+            return None
+        epsilon = node.attributes.get("epsilon")
+        spread = shrinkc_ir.stored_array(variance).astype(np.float64) + (1e-5 if epsilon is None else epsilon.as_float())
+        factor: FloatArray = shrinkc_ir.stored_array(scale) / np.sqrt(spread)
+        return factor
+    if node.op_type == "Mul":
+        other = node.inputs[1 - index]
+        if other is not None and shrinkc_ir.constant_tensor(other) is not None:
+            stored = shrinkc_ir.stored_array(other).astype(np.float64)
+            return np.broadcast_to(stored.reshape(-1), (site.outputs,)) if stored.size in (1, site.outputs) else None
+    return None

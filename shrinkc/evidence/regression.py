@@ -1,0 +1,69 @@
+"""Closed forms of one layer's repair, from moments alone.
+
+With inputs ``x``, targets ``y``, weight ``M`` and bias ``b``, all means over the rows::
+
+    error(M, b) = E|y - M x - b|^2
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy import linalg
+
+from shrinkc.api import Fit, FloatArray, Layer
+
+DAMPING, DAMPING_PER_COLUMN = 1e-5, 0.1
+"""Ridge, in units of the mean variance: a floor, and what is added per column and row (fewer rows say less)."""
+
+
+def relative_error(layer: Layer, weight: FloatArray, bias: FloatArray) -> float:
+    """``error(M, b)`` as a share of the variance of the targets, all outputs together."""
+    moments = layer.moments
+    through = np.einsum("goc,gcd,god->", weight, moments.inputs.gram, weight, optimize=True)
+    with_mean = np.einsum("goc,gc->go", weight, moments.inputs.mean)
+    error = (
+        moments.square.sum()
+        - 2 * (weight * moments.cross).sum()
+        + through
+        + (bias * (bias + 2 * with_mean - 2 * moments.mean)).sum()
+    )
+    variance = (moments.square - moments.mean**2).sum()
+    return max(0.0, float(error)) / (float(variance) or 1.0)
+
+
+def ridge_of(matrix: FloatArray, rows: int) -> float:
+    """Ridge for a second moment of ``rows`` rows, an absolute number."""
+    size = len(matrix)
+    scale = float(np.trace(matrix)) / size or 1.0
+    return scale * (DAMPING + DAMPING_PER_COLUMN * size / rows)
+
+
+def solve_towards(prior: FloatArray, cross: FloatArray, gram: FloatArray, ridge: float) -> FloatArray:
+    """``argmin_M E|y - M x|^2 + ridge |M - prior|^2``, for one group: ``(C + ridge P)(H + ridge I)^-1``."""
+    damped = np.array(gram, np.float64)
+    damped[np.diag_indices(len(damped))] += ridge
+    solved: FloatArray = linalg.solve(damped, (cross + ridge * prior).T, assume_a="pos", overwrite_a=True).T
+    return solved
+
+
+def refit(layer: Layer) -> Fit:
+    """Weights that give the targets best, towards the ones there were; the bias stays."""
+    moments = layer.moments
+    targets = moments.cross - layer.bias[:, :, None] * moments.inputs.mean[:, None, :]
+    return Fit(_solved(layer, targets, moments.inputs.gram), layer.bias)
+
+
+def affine_refit(layer: Layer) -> Fit:
+    """Weights and bias that give the targets best; weights alone where there is no place for a bias."""
+    if not layer.can_shift:
+        return refit(layer)
+    moments = layer.moments
+    cross = moments.cross - moments.mean[:, :, None] * moments.inputs.mean[:, None, :]
+    weight = _solved(layer, cross, moments.inputs.covariance())
+    return Fit(weight, moments.mean - np.einsum("goc,gc->go", weight, moments.inputs.mean))
+
+
+def _solved(layer: Layer, cross: FloatArray, gram: FloatArray) -> FloatArray:
+    rows = layer.moments.inputs.rows
+    groups = zip(layer.weight, cross, gram, strict=True)
+    return np.stack([solve_towards(prior, own, second, ridge_of(second, rows)) for prior, own, second in groups])
