@@ -21,6 +21,7 @@ from shrinkc.api import Evidence, RuntimeAdapter
 from shrinkc.canonicalize import canonicalize
 from shrinkc.errors import BudgetError, RecipeError, VerificationError
 from shrinkc.evidence import data as evidence_data
+from shrinkc.evidence import sources
 from shrinkc.evidence.data import Data
 from shrinkc.evidence.quality import Quality
 from shrinkc.files import sha256, write_text
@@ -73,6 +74,9 @@ def compress(
     *,
     output: str | os.PathLike[str] | None = None,
     data: str | os.PathLike[str] | None = None,
+    eval_data: str | os.PathLike[str] | None = None,
+    preprocess: str | None = None,
+    samples: int | None = None,
     plan: str | os.PathLike[str] | None = None,
     save_plan: str | os.PathLike[str] | None = None,
     threads: int = 1,
@@ -89,8 +93,15 @@ def compress(
         The trained ``.onnx`` file; it is never changed.
     output : path, optional
         Compressed model, by default ``NAME.shrunk.onnx`` in the current folder; the reports are written beside it.
-    data : path, optional
-        ``.npz`` with the input names as keys and, optionally, ``labels``.
+    data : str or path, optional
+        ``.npz`` with the input names as keys and, optionally, ``labels``; an ``.npy`` for a model of one input; a folder of
+        either; a folder of images; or ``module:callable``.  See :mod:`shrinkc.evidence.sources`.
+    eval_data : str or path, optional
+        Samples quality is measured on, by default those of ``data``.
+    preprocess : str, optional
+        How images become inputs: name of a preset, or path of a TOML file.
+    samples : int, optional
+        Most samples to read of each source, by default all of a file and 1024 of anything else.
     plan : path, optional
         A saved plan to replay instead of making one.
     save_plan : path, optional
@@ -129,20 +140,21 @@ def compress(
     recipe = recipes.resolve(**settings)
     source = Path(model)
     artifacts = Artifacts(Path(output) if output is not None else Path(f"{source.stem}.shrunk.onnx"), _path(save_plan))
-    _check_paths(artifacts, read=[source, _path(data), _path(plan)])
+    _check_paths(artifacts, read=[source, *map(_path, (data, eval_data, preprocess, plan))])
     with loaded(source, progress) as opened_model:
         stored = [Path(os.fspath(tensor.path)) for tensor in shrinkc_ir.external_tensors(opened_model)]
         _check_paths(artifacts, read=stored)
-        samples = evidence_data.load(data, opened_model) if data is not None else None
-        opened = open_model(source, recipe, samples, opened_model, progress)
-        if samples is not None:
-            evidence_data.check_labels(samples, [opened.analysis.shadow.shape(value) for value in opened_model.graph.outputs])
-        chosen = _plan(opened, recipe, saved, str(plan), samples, progress)
+        calibration, evaluation = sources.load_given(data, eval_data, opened_model, preprocess, samples)
+        opened = open_model(source, recipe, calibration or evaluation, opened_model, progress)
+        for given in (calibration, evaluation):
+            if given is not None:
+                evidence_data.check_labels(given, [opened.analysis.shadow.shape(value) for value in opened_model.graph.outputs])
+        chosen = _plan(opened, recipe, saved, str(plan), calibration, progress)
         if artifacts.plan is not None or dry_run:
             write_text(artifacts.plan or artifacts.beside(".plan.json"), plans.dumps(chosen))
         if dry_run:
             return _predicted(opened, recipe, chosen, artifacts)
-        return _carry_out(opened, recipe, chosen, artifacts, samples, threads, measure_latency, progress)
+        return _carry_out(opened, recipe, chosen, artifacts, calibration, evaluation, threads, measure_latency, progress)
 
 
 def _path(path: str | os.PathLike[str] | None) -> Path | None:
@@ -218,6 +230,7 @@ def _carry_out(
     chosen: Plan,
     artifacts: Artifacts,
     samples: Data | None,
+    evaluation: Data | None,
     threads: int,
     measure_latency: bool,
     progress: Progress,
@@ -240,7 +253,7 @@ def _carry_out(
         proof=proof,
         proof_note="" if proof else "not run: --no-verify",
     )
-    report = measured(report, opened, artifacts.output, runtime, samples, threads, measure_latency, progress)
+    report = measured(report, opened, artifacts.output, runtime, evaluation, threads, measure_latency, progress)
     return _written(report, artifacts)
 
 

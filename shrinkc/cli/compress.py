@@ -30,7 +30,23 @@ PLANNING_WITH_A_PLAN = tuple(name for name in PLANNING if name != "target")
 @click.argument("model", type=click.Path(dir_okay=False))
 @click.option("-o", "--output", type=click.Path(dir_okay=False), help="Compressed model.  [default: NAME.shrunk.onnx here]")
 @click.option("--target", help="What it shall run on.  [default: cpu]")
-@click.option("--data", type=click.Path(dir_okay=False), help="Samples, .npz with the input names as keys and optional labels.")
+@click.option(
+    "--data",
+    metavar="SOURCE",
+    help="Samples: .npz with the input names as keys and optional labels, folder of arrays or images, or module:callable.",
+)
+@click.option("--eval-data", metavar="SOURCE", help="Samples to measure quality on.  [default: those of --data]")
+@click.option(
+    "--preprocess",
+    metavar="PRESET_OR_TOML",
+    help="How images become inputs: imagenet, imagenet-inception, imagenet-caffe, unit, grey, raw, or a file.",
+)
+@click.option(
+    "--samples",
+    type=click.IntRange(1),
+    metavar="N",
+    help="Most samples to read of each source.  [default: all of a file, else 1024]",
+)
 @click.option("--macs", metavar="BUDGET", help="Multiply-accumulates that may remain: 50% or 1.5G.  [default: 70%]")
 @click.option("--params", metavar="BUDGET", help="Parameters that may remain: 50% or 1.5M.")
 @click.option("--size", metavar="BUDGET", help="Bytes of the file that may remain: 50% or 800KB.")
@@ -118,6 +134,7 @@ def _refuse_idle_flags(
                 ("no_latency", no_latency),
                 ("threads", threads),
                 ("seed", settings.get("seed")),
+                ("eval_data", settings.get("eval_data")),
             )
             if given
         ]
