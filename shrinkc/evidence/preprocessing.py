@@ -133,11 +133,13 @@ def _check_key(key: str, value: Any, name: str) -> None:
 
 def _check_together(preprocessing: Preprocessing, table: dict[str, Any], name: str) -> None:
     for key in ("mean", "std"):
-        if len(getattr(preprocessing, key)) not in (1, preprocessing.n_channels):
+        counts = sorted({1, preprocessing.n_channels})
+        if len(getattr(preprocessing, key)) not in counts:
+            wanted = " or ".join(map(str, counts))
             raise RecipeError(
                 "wrong value",
                 where=f"{name}: {key}",
-                because=f"expected 1 or {preprocessing.n_channels} numbers for {preprocessing.channels}, found {table[key]!r}",
+                because=f"expected {wanted} for {preprocessing.channels}, found {table[key]!r}",
             )
     for key, rule in (("crop", "shortest"), ("pad", "letterbox")):
         if key in table and preprocessing.resize != rule:
