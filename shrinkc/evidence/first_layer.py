@@ -155,7 +155,7 @@ def _ending(node: ir.Node, reach: _Reach) -> FirstLayer | None:
     before, after = reach.before.per_channel(), reach.affine.per_channel()
     if mean is None or variance is None or before is None or after is None:
         return None
-    if int_of(node, "training_mode", 0) or not before[0].all() or not after[0].all():
+    if int_of(node, "training_mode", 0) or not before[0].all() or not after[0].all() or (variance < 0).any():
         return None
     if reach.linear is None:
         if any(map(any, reach.pads)):
@@ -170,7 +170,10 @@ def _constant(node: ir.Node, index: int) -> FloatArray | None:
     while value is not None and (producer := value.producer()) is not None and producer.op_type == "Identity":
         value = producer.inputs[0]
     tensor = None if value is None else shrinkc_ir.constant_tensor(value)
-    return None if tensor is None else shrinkc_ir.contents(tensor).astype(np.float64)
+    if tensor is None or (not tensor.dtype.is_floating_point() and not tensor.dtype.is_integer()):
+        return None
+    array: FloatArray = shrinkc_ir.contents(tensor).astype(np.float64)
+    return array if np.isfinite(array).all() else None
 
 
 def _unchanged(node: ir.Node, index: int, reach: _Reach) -> _Reach | None:

@@ -41,6 +41,9 @@ MOST_MIXED = 4
 RIDGE = 1e-3
 """Weight of the prior, relative to the equations: it decides only what these leave open."""
 
+MOST_STEPS = 100
+"""Steps of the non-negative solver per unknown; it needs about one."""
+
 QUIET = 1e-2
 """Outputs quieter than this share of the median variance count as if they had it: dead outputs tell nothing."""
 
@@ -111,6 +114,8 @@ class Response:
             for window in linear.windows
         ]
 
+        self.correlations = {exponent: self._correlation(exponent) for exponent in SPECTRA}
+
     def of_constants(self) -> FloatArray:
         """Mean output for a constant 1 in one channel: shape (outputs, channels)."""
         found: FloatArray = self.kernel @ self.inside
@@ -124,7 +129,7 @@ class Response:
     def of_noise(self, colour: FloatArray, exponent: float) -> FloatArray:
         """Variance of the outputs for noise of variance 1: shape (outputs,)."""
         taps = np.einsum("ock,c->ok", self.kernel, colour)
-        return _quadratic(taps, self.both_inside * self._correlation(exponent))
+        return _quadratic(taps, self.both_inside * self.correlations[exponent])
 
     def _correlation(self, exponent: float) -> FloatArray:
         """Correlation of the noise between every two taps."""
@@ -169,5 +174,7 @@ def _non_negative(columns: FloatArray, wanted: FloatArray, n_channels: int) -> F
     common = max(0.0, float(alike @ wanted) / max(float(alike @ alike), np.finfo(float).tiny))
     weight = RIDGE * np.sqrt((columns**2).sum(0).mean())
     prior = weight * common * (np.arange(columns.shape[1]) < n_channels)
-    found: FloatArray = nnls(np.vstack([columns, weight * np.eye(columns.shape[1])]), np.append(wanted, prior))[0]
+    found: FloatArray = nnls(
+        np.vstack([columns, weight * np.eye(columns.shape[1])]), np.append(wanted, prior), maxiter=MOST_STEPS * columns.shape[1]
+    )[0]
     return found

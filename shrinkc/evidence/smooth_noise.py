@@ -46,18 +46,19 @@ def autocorrelation(shape: Shape, exponent: float) -> FloatArray:
     return found
 
 
-def fields(n_fields: int, shape: Shape, exponent: float, generator: np.random.Generator) -> FloatArray:
+def fields(n_fields: int, shape: Shape, exponent: float, generator: np.random.Generator) -> NDArray[np.float32]:
     """Samples of the noise, together of mean 0 and variance 1 as exactly as rounding allows.
 
     Returns
     -------
-    ndarray of shape (n_fields, *shape), float64
+    ndarray of shape (n_fields, *shape), float32
     """
-    white = generator.standard_normal((n_fields, *shape))
-    axes = tuple(range(1, 1 + len(shape)))
-    if exponent and axes:
-        white = np.fft.ifftn(np.fft.fftn(white, axes=axes) * np.sqrt(power(shape, exponent)), axes=axes).real
-    if white.size < 2:
-        return white
-    standardised: FloatArray = (white - white.mean()) / white.std()
-    return standardised
+    noise = np.empty((n_fields, *shape), np.float32)
+    amplitude = np.sqrt(power(shape, exponent)) if shape else np.ones(())
+    for index in range(n_fields):  # one by one: transforms of all together would take eight times the memory
+        white = generator.standard_normal(shape)
+        noise[index] = np.fft.ifftn(np.fft.fftn(white) * amplitude).real if exponent and shape else white
+    if noise.size > 1:
+        noise -= noise.mean(dtype=np.float64)
+        noise /= noise.std(dtype=np.float64)
+    return noise

@@ -20,7 +20,7 @@ from shrinkc.feeding import random_input
 from shrinkc.shapes import real_inputs
 
 Shape = tuple[int, ...]
-FloatArray = NDArray[np.float64]
+FloatArray = NDArray[np.float32]
 
 SOURCE = "synthetic"
 
@@ -72,9 +72,9 @@ def _batch(model: ir.Model) -> int:
 
 
 def _made_up(value: ir.Value, shape: Shape, generator: np.random.Generator) -> np.ndarray:
-    layer = first_layer.find(value, shape)
     dtype = np.dtype(np.float32) if value.dtype is None else value.dtype.numpy()
-    if layer is None or dtype == np.bool_:
+    layer = first_layer.find(value, shape) if np.issubdtype(dtype, np.number) else None
+    if layer is None:
         return random_input(value, shape, generator)
     found = _fitted(layer, shape, generator)
     return found.astype(dtype) if np.issubdtype(dtype, np.floating) else _whole(found, dtype)
@@ -90,10 +90,12 @@ def _fitted(layer: FirstLayer, shape: Shape, generator: np.random.Generator) -> 
     n_samples, n_channels, *spatial = (shape[axis] for axis in layer.axes)
     model = input_fit.fit(layer, n_channels)
     ends = (1,) * len(spatial)
-    values = np.broadcast_to(model.mean.reshape(1, -1, *ends), (n_samples, n_channels, *spatial)).copy()
+    values = np.empty((n_samples, n_channels, *spatial), np.float32)
+    values[:] = model.mean.reshape(1, -1, *ends)
     for noise in model.noises:
-        field = smooth_noise.fields(n_samples, tuple(spatial), noise.exponent, generator) * np.sqrt(noise.variance)
+        field = smooth_noise.fields(n_samples, tuple(spatial), noise.exponent, generator)
         for channel in np.flatnonzero(noise.colour):
-            values[:, channel] += noise.colour[channel] * field
-    values = (values - layer.offset.reshape(1, -1, *ends)) / layer.gain.reshape(1, -1, *ends)
+            values[:, channel] += np.float32(noise.colour[channel] * noise.variance**0.5) * field
+    values -= layer.offset.reshape(1, -1, *ends)
+    values /= layer.gain.reshape(1, -1, *ends)
     return values.transpose(np.argsort(layer.axes))
