@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -16,7 +15,7 @@ from shrinkc.evidence.gathering import batches_of, gather
 from shrinkc.evidence.synthetic import synthesise
 from shrinkc.log import Progress
 from shrinkc.opening import Opened
-from shrinkc.recipe import Recipe
+from shrinkc.recipe import NO_COMPENSATION, Recipe
 
 HELD_OUT_EVERY = 4
 """Every so-manieth sample is held out to judge the result, where the data has to serve for both."""
@@ -25,6 +24,10 @@ LEAST_TO_SHARE = 64
 """Fewer samples than this are not shared out: all of them repair, and all of them judge."""
 
 SYNTHETIC_SAMPLES = 256
+
+SYNTHETIC_NOTE = "Calibrated on {} synthetic samples made up from the model; real ones (--data) do better."
+
+TOO_FEW_NOTE = "Quality was measured on the very samples used for calibration, as they are too few to hold any out."
 
 Batches = list[Mapping[str, np.ndarray]]
 
@@ -48,35 +51,34 @@ class Samples:
     note: str = ""
 
 
-def needs_data(recipe: Recipe) -> bool:
-    """Whether anything in a recipe looks at data."""
-    parts: list[Any] = [registry.load("criteria", recipe.criterion), registry.load("allocators", recipe.allocator_name)]
-    if recipe.compensation != "none":
-        compensation = registry.load("compensation", recipe.compensation)
-        return bool(compensation.needs_data) or any(part.needs_evidence for part in parts)
-    return any(part.needs_evidence for part in parts)
+def needs_data(recipe: Recipe, *, is_replay: bool) -> bool:
+    """Whether anything a run does looks at data; a replayed plan has its channels chosen already."""
+    asked = False
+    if not is_replay:
+        parts = [registry.load("criteria", recipe.criterion), registry.load("allocators", recipe.allocator)]
+        asked = any(part().needs_evidence for part in parts)
+    if recipe.compensation == NO_COMPENSATION:
+        return asked
+    return asked or bool(registry.load("compensation", recipe.compensation)().needs_data)
 
 
-def shared_out(opened: Opened, recipe: Recipe, given: Data | None, evaluation: Data | None) -> Samples:
-    """Samples for repairing and for judging; made up from the model where none were given and some are needed."""
-    if not needs_data(recipe):
+def shared_out(opened: Opened, recipe: Recipe, is_needed: bool, given: Data | None, evaluation: Data | None) -> Samples:
+    """Samples for repairing and for judging.
+
+    Where some are needed and none were given, they are made up from the model; where one set has to serve for both, every
+    fourth sample is held out for judging.
+    """
+    if not is_needed:
         return Samples(None, evaluation or given)
     if given is None:
-        made = synthesise(opened.model, opened.shapes, _whole_batches(SYNTHETIC_SAMPLES, opened), recipe.seed)
-        note = f"Calibrated on {made.n_samples} synthetic samples made up from the model; --data FILE gives better results."
-        return Samples(made, evaluation, note)
+        made = synthesise(opened.model, opened.shapes, SYNTHETIC_SAMPLES, recipe.seed)
+        return Samples(made, evaluation, SYNTHETIC_NOTE.format(made.n_samples))
     if evaluation is not None:
         return Samples(given, evaluation)
     fixed = evidence_data.fixed_batch(opened.model) or 1
-    if given.n_samples < max(LEAST_TO_SHARE, 2 * HELD_OUT_EVERY * fixed):
-        return Samples(given, given, "Quality was measured on the very samples used for calibration: too few to hold any out.")
-    is_held_out = np.arange(given.n_samples) // fixed % HELD_OUT_EVERY == HELD_OUT_EVERY - 1
-    return Samples(given.take(np.flatnonzero(~is_held_out)), given.take(np.flatnonzero(is_held_out)))
-
-
-def _whole_batches(samples: int, opened: Opened) -> int:
-    fixed = evidence_data.fixed_batch(opened.model) or 1
-    return max(1, samples // fixed) * fixed
+    if given.n_samples < max(LEAST_TO_SHARE, HELD_OUT_EVERY * fixed):
+        return Samples(given, given, TOO_FEW_NOTE)
+    return Samples(*given.split(HELD_OUT_EVERY, fixed))
 
 
 def evidence_from(

@@ -17,11 +17,12 @@ from shrinkc import planning, registry, verify
 from shrinkc import recipe as recipes
 from shrinkc.analysis.cost import Cost
 from shrinkc.analysis.groups import Analysis, BoolArray
-from shrinkc.api import Evidence, RuntimeAdapter
+from shrinkc.api import Evidence, Repaired, RuntimeAdapter
+from shrinkc.calibrating import Samples, evidence_from, needs_data, shared_out
 from shrinkc.canonicalize import canonicalize
 from shrinkc.errors import BudgetError, RecipeError, VerificationError
 from shrinkc.evidence import data as evidence_data
-from shrinkc.evidence.data import Data
+from shrinkc.evidence import sources
 from shrinkc.evidence.quality import Quality
 from shrinkc.files import sha256, write_text
 from shrinkc.log import Progress, Silent
@@ -29,10 +30,12 @@ from shrinkc.measuring import measured
 from shrinkc.opening import Opened, loaded, open_model
 from shrinkc.plan import Plan
 from shrinkc.recipe import Recipe
+from shrinkc.repairing import repaired
 from shrinkc.report import facts
 from shrinkc.report import json as report_json
 from shrinkc.report import markdown as report_markdown
-from shrinkc.report.model import Report, group_rows
+from shrinkc.report.model import Calibration, Report, group_rows
+from shrinkc.searching import largest_cut
 from shrinkc.surgery import remove_channels
 from shrinkc.verify import Proof
 
@@ -68,11 +71,37 @@ class Artifacts:
         return self.output.with_name(self.output.name.removesuffix(".onnx") + suffix)
 
 
+@dataclass(frozen=True)
+class Run:
+    """What the stages after opening share.
+
+    Attributes
+    ----------
+    opened : Opened
+    recipe : Recipe
+    artifacts : Artifacts
+    samples : Samples
+    runtime : RuntimeAdapter
+        Of the evidence, the proof and the measurements.
+    progress : Progress
+    """
+
+    opened: Opened
+    recipe: Recipe
+    artifacts: Artifacts
+    samples: Samples
+    runtime: RuntimeAdapter
+    progress: Progress
+
+
 def compress(
     model: str | os.PathLike[str],
     *,
     output: str | os.PathLike[str] | None = None,
     data: str | os.PathLike[str] | None = None,
+    eval_data: str | os.PathLike[str] | None = None,
+    preprocess: str | None = None,
+    samples: int | None = None,
     plan: str | os.PathLike[str] | None = None,
     save_plan: str | os.PathLike[str] | None = None,
     threads: int = 1,
@@ -89,8 +118,15 @@ def compress(
         The trained ``.onnx`` file; it is never changed.
     output : path, optional
         Compressed model, by default ``NAME.shrunk.onnx`` in the current folder; the reports are written beside it.
-    data : path, optional
-        ``.npz`` with the input names as keys and, optionally, ``labels``.
+    data : str or path, optional
+        ``.npz`` with the input names as keys and, optionally, ``labels``; an ``.npy`` for a model of one input; a folder of
+        either; a folder of images; or ``module:callable``.  See :mod:`shrinkc.evidence.sources`.
+    eval_data : str or path, optional
+        Samples quality is measured on, by default those of ``data``.
+    preprocess : str, optional
+        How images become inputs: name of a preset, or path of a TOML file.
+    samples : int, optional
+        Most samples to read of each source, by default all of a file and 1024 of anything else.
     plan : path, optional
         A saved plan to replay instead of making one.
     save_plan : path, optional
@@ -123,26 +159,36 @@ def compress(
     """
     progress = progress or Silent()
     saved = None if plan is None else plans.read(plan)
-    if saved is not None:  # the kinds that were switched on decide what the groups are
-        settings["prune"] = saved.settings.get("prune")
-        settings["independent_groups"] = saved.settings.get("independent_groups")
+    if saved is not None:
+        settings = {**_settings_of(saved), **settings}
     recipe = recipes.resolve(**settings)
     source = Path(model)
     artifacts = Artifacts(Path(output) if output is not None else Path(f"{source.stem}.shrunk.onnx"), _path(save_plan))
-    _check_paths(artifacts, read=[source, _path(data), _path(plan)])
+    _check_paths(artifacts, read=[source, *map(_path, (data, eval_data, preprocess, plan))])
     with loaded(source, progress) as opened_model:
         stored = [Path(os.fspath(tensor.path)) for tensor in shrinkc_ir.external_tensors(opened_model)]
         _check_paths(artifacts, read=stored)
-        samples = evidence_data.load(data, opened_model) if data is not None else None
-        opened = open_model(source, recipe, samples, opened_model, progress)
-        if samples is not None:
-            evidence_data.check_labels(samples, [opened.analysis.shadow.shape(value) for value in opened_model.graph.outputs])
-        chosen = _plan(opened, recipe, saved, str(plan), samples, progress)
-        if artifacts.plan is not None or dry_run:
-            write_text(artifacts.plan or artifacts.beside(".plan.json"), plans.dumps(chosen))
+        given, judged = sources.load_given(data, eval_data, opened_model, preprocess, samples)
+        opened = open_model(source, recipe, given or judged, opened_model, progress)
+        for real in (given, judged):
+            if real is not None:
+                evidence_data.check_labels(real, [opened.analysis.shadow.shape(value) for value in opened_model.graph.outputs])
+        is_looked_at = needs_data(recipe, is_replay=saved is not None)
+        shared = shared_out(opened, recipe, is_looked_at, given, judged if eval_data is not None else None)
+        runtime: RuntimeAdapter = registry.load("runtimes", CHECK_RUNTIME)()
+        run = Run(opened, recipe, artifacts, shared, runtime, progress)
+        chosen = _plan(run) if saved is None else planning.replayed(saved, opened.analysis, opened.sha256, str(plan))
+        _check_not_empty(chosen, opened.analysis)
         if dry_run:
-            return _predicted(opened, recipe, chosen, artifacts)
-        return _carry_out(opened, recipe, chosen, artifacts, samples, threads, measure_latency, progress)
+            write_text(artifacts.plan or artifacts.beside(".plan.json"), plans.dumps(chosen))
+            return _predicted(run, chosen)
+        return _carry_out(run, chosen, threads, measure_latency)
+
+
+def _settings_of(saved: Plan) -> dict[str, Any]:
+    """Settings that a replay takes from the plan: what the groups are, and how the rest is repaired."""
+    names = ("prune", "independent_groups", "compensation")
+    return {name: saved.settings[name] for name in names if saved.settings.get(name) is not None}
 
 
 def _path(path: str | os.PathLike[str] | None) -> Path | None:
@@ -164,20 +210,29 @@ def _check_paths(artifacts: Artifacts, read: Sequence[Path | None]) -> None:
         taken[path.resolve()] = "this run writes too"
 
 
-def _plan(opened: Opened, recipe: Recipe, saved: Plan | None, name: str, samples: Data | None, progress: Progress) -> Plan:
-    if saved is not None:
-        chosen = planning.replayed(saved, opened.analysis, opened.sha256, name)
-    else:
-        evidence: Evidence | None = None
-        with progress.stage("scoring and allocating"):
-            chosen = _plan_within_size(opened, recipe, evidence)
+def _plan(run: Run) -> Plan:
+    evidence = evidence_from(run.opened, run.recipe, run.samples.calibration, run.runtime, run.progress)
+    if run.recipe.max_drop is not None:
+        return largest_cut(
+            run.opened,
+            run.recipe,
+            run.samples,
+            run.runtime,
+            run.progress,
+            plan_for=lambda recipe: _plan_within_size(run.opened, recipe, evidence),
+            cut=lambda is_kept: _cut(run.opened, run.recipe, is_kept),
+        )
+    with run.progress.stage("scoring and allocating"):
+        return _plan_within_size(run.opened, run.recipe, evidence)
+
+
+def _check_not_empty(chosen: Plan, analysis: Analysis) -> None:
     if chosen.removes_nothing:
         raise BudgetError(
             "the plan removes nothing",
-            because=_why_nothing(opened.analysis),
+            because=_why_nothing(analysis),
             hint="lower --round-to or ask for more; `shrinkc inspect` lists what is tied and what must stay",
         )
-    return chosen
 
 
 def _plan_within_size(opened: Opened, recipe: Recipe, evidence: Evidence | None) -> Plan:
@@ -212,63 +267,63 @@ def _why_nothing(analysis: Analysis) -> str:
     return "every group is at its smallest admissible width"
 
 
-def _carry_out(
-    opened: Opened,
-    recipe: Recipe,
-    chosen: Plan,
-    artifacts: Artifacts,
-    samples: Data | None,
-    threads: int,
-    measure_latency: bool,
-    progress: Progress,
-) -> Report:
-    runtime: RuntimeAdapter = registry.load("runtimes", CHECK_RUNTIME)()
+def _carry_out(run: Run, chosen: Plan, threads: int, measure_latency: bool) -> Report:
+    opened, artifacts = run.opened, run.artifacts
     is_kept = opened.analysis.keep_mask(chosen.keep())
-    with progress.stage("removing channels"):
-        pruned = _cut(opened, recipe, is_kept)
-    proof = _prove(opened, recipe, pruned, is_kept, runtime, samples, artifacts, progress)
-    with progress.stage("writing the model"):
+    with run.progress.stage("removing channels"):
+        pruned = _cut(opened, run.recipe, is_kept)
+    proof = _prove(run, pruned, is_kept)
+    repair = repaired(opened, run.recipe, pruned, is_kept, run.samples.calibration, run.runtime, run.progress)
+    chosen = replace(chosen, compensated=repair.tensors)
+    if artifacts.plan is not None:
+        write_text(artifacts.plan, plans.dumps(chosen))
+    with run.progress.stage("writing the model"):
         # Weights that came in a file of their own leave in one.
         limit = shrinkc_ir.INLINE_LIMIT_BYTES if opened.has_data_file else shrinkc_ir.PROTOBUF_LIMIT_BYTES
         written = shrinkc_ir.save(pruned, artifacts.output, single_file_bytes=limit)
     predicted = opened.cost.of(is_kept)
     report = replace(
-        _predicted(opened, recipe, chosen, artifacts),
+        _predicted(run, chosen),
         is_written=True,
         output_sha256=sha256(artifacts.output),
         after=Cost(predicted.macs, predicted.parameters, written),
         proof=proof,
         proof_note="" if proof else "not run: --no-verify",
+        calibration=_calibration(run, repair),
     )
-    report = measured(report, opened, artifacts.output, runtime, samples, threads, measure_latency, progress)
+    judged = run.samples.evaluation
+    report = measured(report, opened, artifacts.output, run.runtime, judged, threads, measure_latency, run.progress)
     return _written(report, artifacts)
 
 
-def _prove(
-    opened: Opened,
-    recipe: Recipe,
-    pruned: ir.Model,
-    is_kept: BoolArray,
-    runtime: RuntimeAdapter,
-    samples: Data | None,
-    artifacts: Artifacts,
-    progress: Progress,
-) -> Proof | None:
-    if not recipe.verify:
+def _calibration(run: Run, repair: Repaired) -> Calibration | None:
+    used = run.samples.calibration
+    if used is None:
         return None
-    head = None if samples is None else samples.head(evidence_data.fixed_batch(opened.model) or 2)
-    with progress.stage("proving the surgery"):
+    return Calibration(used.source, used.n_samples, used.is_synthetic, run.recipe.compensation, repair.layers)
+
+
+def _prove(run: Run, pruned: ir.Model, is_kept: BoolArray) -> Proof | None:
+    """Proof of the surgery itself, before anything is compensated."""
+    if not run.recipe.verify:
+        return None
+    opened, real = run.opened, run.samples.evaluation or run.samples.calibration
+    head = None if real is None else real.head(evidence_data.fixed_batch(opened.model) or 2)
+    with run.progress.stage("proving the surgery"):
         try:
-            return verify.prove(opened.analysis, is_kept, pruned, opened.shapes, runtime, seed=recipe.seed, samples=head)
+            return verify.prove(
+                opened.analysis, is_kept, pruned, opened.shapes, run.runtime, seed=run.recipe.seed, samples=head
+            )
         except VerificationError as error:
-            rejected = artifacts.beside(".rejected.onnx")
+            rejected = run.artifacts.beside(".rejected.onnx")
             shrinkc_ir.save(pruned, rejected)
             error.hint = f"{error.hint + '; ' if error.hint else ''}the rejected model is kept at {rejected}"
             raise
 
 
-def _predicted(opened: Opened, recipe: Recipe, chosen: Plan, artifacts: Artifacts) -> Report:
+def _predicted(run: Run, chosen: Plan) -> Report:
     """Report of what a plan will do; nothing is measured yet."""
+    opened, recipe, artifacts = run.opened, run.recipe, run.artifacts
     cost = opened.cost.of(opened.analysis.keep_mask(chosen.keep()))
     write_recipe(recipe, artifacts)
     before = opened.cost.dense()
@@ -293,13 +348,14 @@ def _predicted(opened: Opened, recipe: Recipe, chosen: Plan, artifacts: Artifact
         runtimes=(),
         versions=facts.versions(),
         machine=facts.machine(),
-        notes=_notes(opened),
+        notes=_notes(run),
     )
 
 
-def _notes(opened: Opened) -> tuple[str, ...]:
+def _notes(run: Run) -> tuple[str, ...]:
     """What was done to the model, or taken for granted about it, without being asked for."""
-    return (*_inlined(opened), *_assumptions(opened))
+    about_samples = (run.samples.note,) if run.samples.note else ()
+    return (*_inlined(run.opened), *_assumptions(run.opened), *about_samples)
 
 
 def _inlined(opened: Opened) -> tuple[str, ...]:

@@ -60,12 +60,15 @@ class Plan:
     groups : tuple of PlannedGroup
     settings : mapping
         The resolved recipe that led to the plan.
+    compensated : tuple of str
+        Tensors that were given other values after the cut.
     """
 
     model_sha256: str
     steps: tuple[Keep, ...]
     groups: tuple[PlannedGroup, ...]
     settings: Mapping[str, Any] = field(default_factory=dict)
+    compensated: tuple[str, ...] = ()
 
     @property
     def removes_nothing(self) -> bool:
@@ -76,7 +79,8 @@ class Plan:
     def reconstructed(self) -> list[str]:
         """Tensors that are no plain slice of the original's."""
         slices = [slice_ for group in self.groups for slice_ in group.slices if slice_.per_group is not None]
-        return [slice_.copy_name or slice_.initializer for slice_ in slices]
+        regrouped = [slice_.copy_name or slice_.initializer for slice_ in slices]
+        return list(dict.fromkeys([*regrouped, *self.compensated]))
 
     def keep(self) -> dict[str, tuple[int, ...]]:
         """Kept positions by group name."""
@@ -101,6 +105,7 @@ def to_json(plan: Plan) -> dict[str, Any]:
         ],
         "reconstruction": bool(plan.reconstructed),
         "reconstructed": plan.reconstructed,
+        "compensated": list(plan.compensated),
     }
 
 
@@ -134,9 +139,10 @@ def from_json(data: Any) -> Plan:
                 for group in data["groups"]
             ),
             settings=dict(data.get("settings", {})),
+            compensated=tuple(_text(name) for name in data.get("compensated", [])),
         )
         if list(data.get("reconstructed", [])) != plan.reconstructed:
-            raise RecipeError("the plan asks for reconstruction", because="this version only puts grouped weights together")
+            raise RecipeError("the plan asks for reconstruction", because="it does not say what was compensated")
         return plan
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise RecipeError("a damaged shrinkc plan", because=f"{type(error).__name__}: {error}") from error

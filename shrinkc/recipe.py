@@ -13,6 +13,8 @@ from shrinkc.analysis.kinds import DEFAULT_KINDS, Kind, parse_kinds
 from shrinkc.budget import Budget
 from shrinkc.errors import RecipeError
 
+NO_COMPENSATION = "none"
+
 DEFAULT_MACS = "70%"
 """Budget when none is given: a cut that leaves many models usable without recovery."""
 
@@ -28,8 +30,12 @@ class Recipe:
         Fraction of the channels of every group to remove; excludes budgets.
     macs, params, size : str or None
         Budgets, see :func:`shrinkc.budget.parse`.
+    max_drop : float or None
+        Largest drop, in points, that is allowed; excludes ratio and budgets.
     criterion, allocator : str
         Plug-in names.
+    compensation : str
+        Plug-in name, or ``none``.
     round_to, min_width : int
     prune : str or None
         Kinds of channels that may go, comma-separated; None is conv, mlp and heads.
@@ -50,8 +56,10 @@ class Recipe:
     macs: str | None = None
     params: str | None = None
     size: str | None = None
+    max_drop: float | None = None
     criterion: str = "l2"
     allocator: str = "uniform"
+    compensation: str = NO_COMPENSATION
     round_to: int = 1
     min_width: int = 1
     prune: str | None = None
@@ -103,7 +111,7 @@ def resolve(**settings: Any) -> Recipe:
     given = {name: value for name, value in settings.items() if value is not None}
     chosen = target.load(given.get("target", "cpu"))
     given.setdefault("round_to", chosen.channel_multiple)
-    if not any(name in given for name in ("prune_ratio", "macs", "params", "size")):
+    if not any(name in given for name in ("prune_ratio", "macs", "params", "size", "max_drop")):
         given["macs"] = DEFAULT_MACS
     for name in ("exclude", "include"):
         given[name] = tuple(given.get(name, ()))
@@ -117,6 +125,12 @@ def _check(recipe: Recipe) -> None:
         raise RecipeError("the ratio must lie between 0 and 1", where=f"--prune-ratio {recipe.prune_ratio}")
     if recipe.prune_ratio is not None and recipe.budgets():
         raise RecipeError("a ratio and a budget contradict each other", where="--prune-ratio", hint="give one of them")
+    if recipe.max_drop is not None and (recipe.prune_ratio is not None or recipe.budgets()):
+        raise RecipeError(
+            "a largest drop looks for the cut itself", where="--max-drop", hint="give it, or a budget, or a ratio"
+        )
+    if recipe.max_drop is not None and not 0 <= recipe.max_drop < 100:
+        raise RecipeError("the largest drop is in points from 0 to 100", where=f"--max-drop {recipe.max_drop:g}")
     for name in ("round_to", "min_width"):
         if getattr(recipe, name) < 1:
             raise RecipeError("must be at least 1", where=f"--{name.replace('_', '-')} {getattr(recipe, name)}")

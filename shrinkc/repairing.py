@@ -12,7 +12,7 @@ from shrinkc.errors import PluginError
 from shrinkc.evidence.data import Data
 from shrinkc.log import Progress
 from shrinkc.opening import Opened
-from shrinkc.recipe import Recipe
+from shrinkc.recipe import NO_COMPENSATION, Recipe
 
 
 def repaired(
@@ -31,15 +31,13 @@ def repaired(
     PluginError
         A compensation changed the shape of a tensor.
     """
-    if recipe.compensation == "none":
+    if recipe.compensation == NO_COMPENSATION:
         return Repaired()
     compensation: Compensation = registry.load("compensation", recipe.compensation)()
     batches = [] if calibration is None else batches_for(opened, calibration)
     shapes = _shapes(pruned)
     with progress.stage(f"compensating ({recipe.compensation})"):
-        result = compensation.apply(
-            Repair(opened.analysis, is_kept, pruned, opened.shapes, batches, runtime, recipe.seed)
-        )
+        result = compensation.apply(Repair(opened.analysis, is_kept, pruned, opened.shapes, batches, runtime, recipe.seed))
     if _shapes(pruned) != shapes:
         raise PluginError("a compensation changed the shape of a tensor", where=recipe.compensation)
     return result

@@ -15,6 +15,7 @@ PLANNING = (
     "size",
     "criterion",
     "allocator",
+    "max_drop",
     "round_to",
     "min_width",
     "prune",
@@ -30,7 +31,23 @@ PLANNING_WITH_A_PLAN = tuple(name for name in PLANNING if name != "target")
 @click.argument("model", type=click.Path(dir_okay=False))
 @click.option("-o", "--output", type=click.Path(dir_okay=False), help="Compressed model.  [default: NAME.shrunk.onnx here]")
 @click.option("--target", help="What it shall run on.  [default: cpu]")
-@click.option("--data", type=click.Path(dir_okay=False), help="Samples, .npz with the input names as keys and optional labels.")
+@click.option(
+    "--data",
+    metavar="SOURCE",
+    help="Samples: .npz with the input names as keys and optional labels, folder of arrays or images, or module:callable.",
+)
+@click.option("--eval-data", metavar="SOURCE", help="Samples to measure quality on.  [default: those of --data]")
+@click.option(
+    "--preprocess",
+    metavar="PRESET_OR_TOML",
+    help="How images become inputs: imagenet, imagenet-inception, imagenet-caffe, unit, grey, raw, or a file.",
+)
+@click.option(
+    "--samples",
+    type=click.IntRange(1),
+    metavar="N",
+    help="Most samples to read of each source.  [default: all of a file, else 1024]",
+)
 @click.option("--macs", metavar="BUDGET", help="Multiply-accumulates that may remain: 50% or 1.5G.  [default: 70%]")
 @click.option("--params", metavar="BUDGET", help="Parameters that may remain: 50% or 1.5M.")
 @click.option("--size", metavar="BUDGET", help="Bytes of the file that may remain: 50% or 800KB.")
@@ -42,6 +59,10 @@ PLANNING_WITH_A_PLAN = tuple(name for name in PLANNING if name != "target")
 )
 @click.option("--criterion", help="Which channels matter least: a criterion by name.  [default: l2]")
 @click.option("--allocator", help="How the cut is spread over the groups.  [default: uniform]")
+@click.option("--compensation", help="How the rest makes up for what went: a compensation by name, or none.")
+@click.option(
+    "--max-drop", type=float, metavar="POINTS", help="Look for the largest cut that loses no more, measured on held-out data."
+)
 @click.option("--round-to", type=int, metavar="N", help="Keep multiples of N channels.  [default: the target's]")
 @click.option("--min-width", type=int, metavar="N", help="Keep at least N channels in every group.  [default: 1]")
 @model_options
@@ -118,6 +139,7 @@ def _refuse_idle_flags(
                 ("no_latency", no_latency),
                 ("threads", threads),
                 ("seed", settings.get("seed")),
+                ("eval_data", settings.get("eval_data")),
             )
             if given
         ]

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -102,12 +103,13 @@ class Site:
 
     def matrix(self) -> FloatArray:
         """The weight as ``(groups, outputs per group, columns)``, float64, with its factor."""
-        array: FloatArray = shrinkc_ir.stored_array(self.weight).astype(np.float64) * self.factor
+        array: Any = shrinkc_ir.stored_array(self.weight).astype(np.float64) * self.factor
         if self.places is not None:
             array = array.reshape(-1)[self.places]
         if self.is_transposed:
             array = array.T
-        return array.reshape(self.groups, self.outputs // self.groups, -1)
+        matrix: FloatArray = array.reshape(self.groups, self.outputs // self.groups, -1)
+        return matrix
 
     def bias(self) -> FloatArray:
         """What the site itself adds, shape ``(groups, outputs per group)``; zero where it adds nothing."""
@@ -123,9 +125,8 @@ class Site:
         if self.is_transposed:
             seen = seen.T
         if self.places is not None:
-            flat = np.empty(old.size)
-            flat[self.places.reshape(-1)] = seen.reshape(-1)
-            seen = flat
+            order = np.argsort(self.places.reshape(-1))  # a permutation: its inverse
+            seen = seen.reshape(-1)[order].reshape(old.shape)
         shrinkc_ir.replace_tensor(self.weight, np.ascontiguousarray(seen.reshape(old.shape).astype(old.dtype)))
         return [self.weight.name or "", *self._write_bias(bias)]
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from shrinkc.analysis.cost import Cost
 from shrinkc.analysis.groups import Analysis, Refusal
+from shrinkc.api import RepairedLayer
 from shrinkc.evidence.quality import Quality
 from shrinkc.latency.probe import Comparison
 from shrinkc.plan import Plan
@@ -34,6 +35,27 @@ class RuntimeLevel:
     runtime: str
     level: str
     detail: str
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Samples that evidence and compensation looked at, and what the latter did.
+
+    Attributes
+    ----------
+    data : str
+        Where they came from; ``synthetic`` where they were made up.
+    samples : int
+    is_synthetic : bool
+    compensation : str
+    layers : tuple of RepairedLayer
+    """
+
+    data: str
+    samples: int
+    is_synthetic: bool
+    compensation: str
+    layers: tuple[RepairedLayer, ...]
 
 
 @dataclass(frozen=True)
@@ -70,6 +92,7 @@ class Report:
     runtimes: tuple[RuntimeLevel, ...]
     versions: Mapping[str, str]
     machine: Mapping[str, Any]
+    calibration: Calibration | None = None
     notes: tuple[str, ...] = ()
     files: Mapping[str, str] = field(default_factory=dict)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from shrinkc.report.model import Report
+from shrinkc.report.model import Calibration, Report
 
 
 @dataclass(frozen=True)
@@ -71,6 +71,8 @@ def remarks(report: Report) -> list[str]:
     elif report.latency_note:
         lines.append(f"Latency: {report.latency_note}.")
     lines.append(_quality_remark(report))
+    if report.calibration is not None:
+        lines.append(_calibration_remark(report.calibration))
     lines.append(_proof_remark(report))
     lines += [f"{level.runtime}: {level.level}: {level.detail}." for level in report.runtimes if level.level == "not run"]
     return [*lines, *report.notes]
@@ -85,6 +87,17 @@ def _quality_remark(report: Report) -> str:
             f"Quality: agreement with the original on {quality.samples} samples of {quality.data}; no labels, so no accuracy."
         )
     return f"Quality: accuracy and agreement on {quality.samples} samples of {quality.data}."
+
+
+def _calibration_remark(used: Calibration) -> str:
+    what = f"Calibration: {used.samples} samples of {used.data}" + (" (made up from the model)" if used.is_synthetic else "")
+    if not used.layers:
+        return f"{what}; compensation: {used.compensation}."
+    before, after = (100 * sum(getattr(layer, name) for layer in used.layers) / len(used.layers) for name in ERRORS)
+    return f"{what}; {used.compensation}: mean error of {len(used.layers)} layers from {before:.1f} % to {after:.1f} %."
+
+
+ERRORS = ("error_before", "error_after")
 
 
 def _proof_remark(report: Report) -> str:

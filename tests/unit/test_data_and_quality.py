@@ -12,7 +12,7 @@ from models.topologies import TOPOLOGIES
 import shrinkc
 from shrinkc import ir as shrinkc_ir
 from shrinkc.errors import CalibrationError
-from shrinkc.evidence import data as evidence_data
+from shrinkc.evidence import sources
 from shrinkc.evidence.data import Data
 from shrinkc.evidence.quality import measure
 
@@ -43,7 +43,7 @@ def test_data_that_does_not_fit_is_refused_with_what_was_expected(
     model = shrinkc_ir.load(saved(TOPOLOGIES["chain"]()))
     np.savez(tmp_path / "data.npz", **arrays)
     with pytest.raises(CalibrationError) as caught:
-        evidence_data.load(tmp_path / "data.npz", model)
+        sources.load(tmp_path / "data.npz", model)
     assert expected in str(caught.value)
 
 
@@ -52,14 +52,14 @@ def test_unreadable_data_says_how_to_write_it(content: bytes, saved: Callable[..
     model = shrinkc_ir.load(saved(TOPOLOGIES["chain"]()))
     (tmp_path / "data.npz").write_bytes(content)
     with pytest.raises(CalibrationError, match=r"np\.savez"):
-        evidence_data.load(tmp_path / "data.npz", model)
+        sources.load(tmp_path / "data.npz", model)
 
 
 def test_pickled_arrays_are_never_loaded(saved: Callable[..., Path], tmp_path: Path) -> None:
     model = shrinkc_ir.load(saved(TOPOLOGIES["chain"]()))
     np.savez(tmp_path / "data.npz", x=np.asarray([{"a": 1}], dtype=object))
     with pytest.raises(CalibrationError):
-        evidence_data.load(tmp_path / "data.npz", model)
+        sources.load(tmp_path / "data.npz", model)
 
 
 def test_a_fixed_batch_takes_any_multiple_of_itself(saved: Callable[..., Path], tmp_path: Path) -> None:
@@ -68,10 +68,10 @@ def test_a_fixed_batch_takes_any_multiple_of_itself(saved: Callable[..., Path], 
     net.output(net.head(net.cbr(x, 3, 8), 8))
     model = shrinkc_ir.load(saved(net))
     np.savez(tmp_path / "data.npz", x=np.zeros((6, 3, 8, 8), np.float32))
-    assert evidence_data.load(tmp_path / "data.npz", model).n_samples == 6
+    assert sources.load(tmp_path / "data.npz", model).n_samples == 6
     np.savez(tmp_path / "data.npz", x=np.zeros((5, 3, 8, 8), np.float32))
     with pytest.raises(CalibrationError, match="multiple of 2"):
-        evidence_data.load(tmp_path / "data.npz", model)
+        sources.load(tmp_path / "data.npz", model)
 
 
 class Fixed:

@@ -1,0 +1,1 @@
+"""Presets of image preprocessing as data; no code."""
