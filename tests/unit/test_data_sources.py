@@ -108,6 +108,9 @@ def test_a_file_may_hold_one_sample_without_a_batch_axis(chain: ir.Model, folder
     assert np.array_equal(data.inputs["x"], X[:4])
     assert data.labels is not None
     assert data.labels.tolist() == [0, 1, 2, 3]
+    labels = sources.load(folder, chain, most=2).labels
+    assert labels is not None
+    assert labels.tolist() == [0, 2]
     for number in range(4):
         (folder / f"{number}.npy").unlink()
         np.savez(folder / f"{number}.npz", x=X[number], labels=LABELS[number])
@@ -217,6 +220,9 @@ def lists():
     yield {"x": [[0.5]]}
 def unlike():
     yield {"x": np.ones((3, 3, 12, 12), np.float32), "labels": np.zeros(2, int)}
+def made_up_for():
+    yield {"x": np.ones((3, 3, 12, 12), np.float32), "labels": np.zeros(2, int)}
+    yield {"x": np.ones((2, 3, 12, 12), np.float32), "labels": np.zeros(3, int)}
 number = 3
 """
 
@@ -257,6 +263,7 @@ def test_a_callable_of_the_current_folder_yields_batches(
         ("ragged", "expected float32 [samples, 3, 12, 12] as before, found float32 [samples, 3, 9, 9]"),
         ("lists", "expected float32, found float64"),
         ("unlike", "different numbers of samples"),
+        ("made_up_for", "batch 0"),
     ],
 )
 def test_a_callable_that_goes_wrong_is_refused_with_what_it_did(name: str, expected: str, loader: str, chain: ir.Model) -> None:

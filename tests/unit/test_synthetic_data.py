@@ -191,6 +191,21 @@ def test_noise_has_the_correlation_it_is_said_to_have(shape: tuple[int, ...], ex
         assert measured == pytest.approx(expected[lag], abs=0.02)
 
 
+def test_the_amplitude_falls_like_one_over_the_frequency() -> None:
+    power = smooth_noise.power((64, 64), 1.0)
+    assert power[2, 0] / power[4, 0] == pytest.approx(4)
+    assert power[3, 4] / power[6, 8] == pytest.approx(4)
+
+
+def test_what_the_border_does_to_a_bright_image_is_not_taken_for_noise(tmp_path: Path) -> None:
+    net = Net()
+    wide = conv(net, net.input("x", ["n", 3, 6, 6]))
+    real = (0.2 * np.random.default_rng(0).standard_normal((400, 3, 6, 6)) + 3).astype(np.float32)
+    made = synthesise(opened(trained(net, wide, OUTPUTS, real), tmp_path), {"x": (1, 3, 6, 6)}, 400, seed=0).inputs["x"]
+    np.testing.assert_allclose(made.std((0, 2, 3)), 0.2, rtol=0.1)
+    np.testing.assert_allclose(made.mean((0, 2, 3)), 3, rtol=0.01)
+
+
 # Statistics of the input itself.
 
 
@@ -251,8 +266,9 @@ def test_bytes_are_pixels_with_the_right_statistics(tmp_path: Path) -> None:
     real = np.clip(photographs(32, 3, (10, 10)) * 20 + 120, 0, 255).astype(np.uint8)
     made = synthesise(opened(trained(net, values, 3, real), tmp_path), {"x": (1, 3, 10, 10)}, 32, seed=0).inputs["x"]
     assert made.dtype == np.uint8
-    for expected, found in zip(statistics(real), statistics(made), strict=True):
-        np.testing.assert_allclose(found, expected, rtol=0.02)
+    (mean, variance), (mean_made, variance_made) = statistics(real), statistics(made)
+    np.testing.assert_allclose(mean_made, mean, atol=0.1)
+    np.testing.assert_allclose(variance_made, variance, rtol=0.02)
 
 
 def blind(net: Net, x: str) -> str:
