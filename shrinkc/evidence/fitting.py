@@ -7,16 +7,16 @@ there already, a shortcut, the target also makes up for that value's error.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from shrinkc import ir as shrinkc_ir
 from shrinkc.api import Fit, FloatArray, Layer, Repair, Repaired, RepairedLayer
+from shrinkc.evidence.endings import Ending, ending_of
 from shrinkc.evidence.gathering import LARGEST_GRAM, Sampling, sampling_for
 from shrinkc.evidence.moments import CrossMomentsOf
 from shrinkc.evidence.patches import columns, n_positions, rows
@@ -27,22 +27,74 @@ from shrinkc.shapes import Shadow
 
 Array = NDArray[Any]
 
-SMALLEST_GAIN = 1e-3
-"""Share of the largest gain below which a layer cannot make up for a shortcut's error."""
-
 
 def fit_layers(repair: Repair, fit: Callable[[Layer], Fit]) -> Repaired:
     """Fit every layer whose inputs are not what they were to what it gave in the original, in the order of the graph."""
+
+    def fitted(site: Site, batches: Iterator[Rows]) -> tuple[Layer, Fit]:
+        moments = CrossMomentsOf()
+        for batch in batches:
+            moments.add(batch.inputs, batch.targets)
+        layer = _layer(site, moments)
+        return layer, fit(layer)
+
+    return _fit_all(repair, fitted)
+
+
+def fit_rows(repair: Repair, fit: Callable[[Layer, Rows], Fit]) -> Repaired:
+    """The same, for methods that look at single rows: they are all in memory at once."""
+
+    def fitted(site: Site, batches: Iterator[Rows]) -> tuple[Layer, Fit]:
+        rows = _joined(list(batches))
+        moments = CrossMomentsOf()
+        moments.add(rows.inputs, rows.targets)
+        layer = _layer(site, moments)
+        return layer, fit(layer, rows)
+
+    return _fit_all(repair, fitted)
+
+
+def _layer(site: Site, moments: CrossMomentsOf) -> Layer:
+    return Layer(site.name, site.matrix(), site.bias(), moments.result(), site.taps, site.intercept is not None)
+
+
+def _fit_all(repair: Repair, fitted: Callable[[Site, Iterator[Rows]], tuple[Layer, Fit]]) -> Repaired:
     work = _Fitting(repair)
     layers, tensors = [], []
     for site in work.sites:
-        layer = work.layer(site)
-        if layer is not None:
-            changed, report = _improve(site, layer, fit(layer))
+        batches = work.rows(site)
+        if batches is not None:
+            changed, report = _improve(site, *fitted(site, batches))
             tensors += changed
             layers.append(report)
         work.leave(site)
     return Repaired(tuple(dict.fromkeys(tensors)), tuple(layers))
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """What one layer reads and should give, row by row.
+
+    Attributes
+    ----------
+    inputs : ndarray of shape (groups, rows, columns)
+    targets : ndarray of shape (groups, rows, outputs)
+    cut_below, cut_above : ndarray of shape (groups, rows, outputs) or None
+        Outputs below (above) these are all the same to the network: a rectifier follows.
+    """
+
+    inputs: FloatArray
+    targets: FloatArray
+    cut_below: FloatArray | None = None
+    cut_above: FloatArray | None = None
+
+
+def _joined(parts: list[Rows]) -> Rows:
+    def joined(name: str) -> Any:
+        arrays = [getattr(part, name) for part in parts]
+        return None if arrays[0] is None else np.concatenate(arrays, axis=1)
+
+    return parts[0] if len(parts) == 1 else Rows(*(joined(field.name) for field in fields(Rows)))
 
 
 def _improve(site: Site, layer: Layer, fit: Fit) -> tuple[list[str], RepairedLayer]:
@@ -51,14 +103,6 @@ def _improve(site: Site, layer: Layer, fit: Fit) -> tuple[list[str], RepairedLay
     if not np.isfinite(after):
         return [], RepairedLayer(layer.name, before, before)
     return site.write(fit.weight, fit.bias), RepairedLayer(layer.name, before, after)
-
-
-@dataclass(frozen=True)
-class _Shortcut:
-    """A value that a layer's output is added to, and the gain between the two."""
-
-    other: str
-    gain: FloatArray
 
 
 class _Fitting:
@@ -77,8 +121,8 @@ class _Fitting:
         self._shadow = shadow
         self._samples = sum(len(next(iter(batch.values()))) for batch in repair.batches)
 
-    def layer(self, site: Site) -> Layer | None:
-        """Moments of one layer in the cut network; None if it reads what it always read."""
+    def rows(self, site: Site) -> Iterator[Rows] | None:
+        """Rows of one layer in the cut network, batch by batch; None if it reads what it always read."""
         original = self._dense_sites[site.name]
         here, there = self._pruned.place(site.name), self._dense.place(site.name)
         if here is None or there is None:
@@ -88,46 +132,45 @@ class _Fitting:
         outputs = self._kept(original.output, original.channel_axis)
         if outputs is None or not self._is_disturbed(site, original):
             return None
-        moments = CrossMomentsOf()
+        ending = ending_of(site, self._shadow)
+        if ending.other is not None and not (self._pruned.has(ending.other) and self._dense.has(ending.other)):
+            ending = Ending(
+                np.ones(site.outputs), np.zeros(site.outputs)
+            )  # the shortcut comes later, and makes up for this layer
         sampling = sampling_for(site, self._samples, self._repair.seed)
-        shortcut = _shortcut(site, self._shadow)
-        for number in range(self._pruned.n_batches):
-            self._add(moments, site, number, sampling, outputs, shortcut)
-        return Layer(site.name, site.matrix(), site.bias(), moments.result(), site.taps, site.intercept is not None)
+        return (self._batch(site, number, sampling, outputs, ending) for number in range(self._pruned.n_batches))
 
     def leave(self, site: Site) -> None:
         """Forget what only this layer needed."""
         self._dense.release(site.name)
         self._dense.release(self._dense_sites[site.name].data.name or "")
 
-    def _add(
-        self,
-        moments: CrossMomentsOf,
-        site: Site,
-        number: int,
-        sampling: Sampling,
-        outputs: NDArray[np.int64],
-        shortcut: _Shortcut | None,
-    ) -> None:
+    def _batch(self, site: Site, number: int, sampling: Sampling, outputs: NDArray[np.int64], ending: Ending) -> Rows:
         data = self._pruned.value(site.data.name or "", number)
         target = np.take(self._dense.value(site.name, number), outputs, axis=site.channel_axis)
-        if shortcut is not None and self._pruned.has(shortcut.other) and self._dense.has(shortcut.other):
-            target = target + self._lost(shortcut, site, number, outputs, target.shape)
         positions = sampling.positions(site, number, n_positions(site, data), len(data))
-        moments.add(columns(site, data, positions), rows(site, target, positions))
+        other = self._shortcut(ending, number, target, outputs, site.channel_axis)
+        if other is not None:
+            now, then = other
+            along = [1] * target.ndim
+            along[site.channel_axis] = site.outputs
+            target = target + ((then - now) * ending.inverse_gain.reshape(along)).astype(target.dtype)
+        below, above = None, None
+        if ending.is_rectified and (ending.other is None or other is not None):
+            edges = ending.cuts(0.0 if other is None else other[0], site.channel_axis, target.ndim)
+            below, above = (rows(site, np.broadcast_to(edge, target.shape), positions) for edge in edges)
+        return Rows(columns(site, data, positions), rows(site, target, positions), below, above)
 
-    def _lost(
-        self, shortcut: _Shortcut, site: Site, number: int, outputs: NDArray[np.int64], shape: tuple[int, ...]
-    ) -> Array | float:
-        """What the layer has to add so that its sum with the shortcut is the original's."""
-        dense, pruned = self._dense.value(shortcut.other, number), self._pruned.value(shortcut.other, number)
-        if pruned.shape != shape:
-            return 0.0
-        difference = np.take(dense, outputs, axis=site.channel_axis) - pruned
-        along = [1] * difference.ndim
-        along[site.channel_axis] = len(shortcut.gain)
-        scaled: Array = difference * (1 / shortcut.gain).astype(difference.dtype).reshape(along)
-        return scaled
+    def _shortcut(
+        self, ending: Ending, number: int, target: Array, outputs: NDArray[np.int64], axis: int
+    ) -> tuple[Array, Array] | None:
+        """What is added to a layer's output now, and what was added in the original; None if nothing of its shape is."""
+        if ending.other is None:
+            return None
+        now, then = self._pruned.value(ending.other, number), self._dense.value(ending.other, number)
+        if now.shape != target.shape:
+            return None
+        return now, np.take(then, outputs, axis=axis)
 
     def _kept(self, value: ir.Value, axis: int) -> NDArray[np.int64] | None:
         """Channels of an original value that are left."""
@@ -146,44 +189,3 @@ class _Fitting:
 
 def _fits_memory(site: Site) -> bool:
     return site.inputs // site.groups * site.taps <= LARGEST_GRAM
-
-
-def _shortcut(site: Site, shadow: Shadow) -> _Shortcut | None:
-    """The other operand of the addition that a layer's output ends in, through scales and shifts at most."""
-    value, gain = site.output, np.ones(site.outputs)
-    while len(users := list(value.uses())) == 1 and not value.is_graph_output():
-        node, index = users[0].node, users[0].idx
-        if node.op_type == "Add":
-            other = node.inputs[1 - index]
-            if other is not None and not shadow[other].is_static:
-                return _Shortcut(other.name or "", gain) if _is_usable(gain) else None
-        factor = _gain(node, index, site, shadow)
-        if factor is None:
-            return None
-        value, gain = node.outputs[0], gain * factor
-    return None
-
-
-def _is_usable(gain: FloatArray) -> bool:
-    sizes = np.abs(gain)
-    return bool(sizes.min() > SMALLEST_GAIN * sizes.max())
-
-
-def _gain(node: ir.Node, index: int, site: Site, shadow: Shadow) -> FloatArray | None:
-    """What a node multiplies a layer's output by, per channel; None if it does more than scale and shift it."""
-    if node.op_type in ("Identity", "Dropout", "Add", "Cast"):
-        return np.ones(site.outputs)
-    if node.op_type == "BatchNormalization" and index == 0:
-        scale, variance = node.inputs[1], node.inputs[4]
-        if scale is None or variance is None or None in map(shrinkc_ir.constant_tensor, (scale, variance)):
-            return None
-        epsilon = node.attributes.get("epsilon")
-        spread = shrinkc_ir.stored_array(variance).astype(np.float64) + (1e-5 if epsilon is None else epsilon.as_float())
-        factor: FloatArray = shrinkc_ir.stored_array(scale) / np.sqrt(spread)
-        return factor
-    if node.op_type == "Mul":
-        other = node.inputs[1 - index]
-        if other is not None and shrinkc_ir.constant_tensor(other) is not None:
-            stored = shrinkc_ir.stored_array(other).astype(np.float64)
-            return np.broadcast_to(stored.reshape(-1), (site.outputs,)) if stored.size in (1, site.outputs) else None
-    return None

@@ -22,11 +22,14 @@ from shrinkc.evidence.walking import Walk
 
 Array = NDArray[Any]
 
-ROWS, ROWS_PER_COLUMN = 16384, 32
+ROWS, ROWS_PER_COLUMN = 8192, 16
 """Rows beyond the larger of the two numbers are sampled: they cost time and change nothing that can be seen."""
 
 COLUMNS_IN_SINGLE = 1024
 """Second moments of more columns are kept in float32 once they are summed."""
+
+LOOK_AHEAD_BYTES = 192 << 20
+"""Values that may wait to be looked at, so that the graph is run in few stretches."""
 
 LARGEST_GRAM = 6144
 """Layers with more columns get no second moments: three hundred megabytes each, in double precision."""
@@ -82,13 +85,15 @@ def gather(
     owners = {group.name: _owners(analysis, group) for group in analysis.groups}
     consumed = _consumed(analysis, owners.values())
     sites = [site for site in sites_of(analysis.model, analysis.shadow) if _reads(site, analysis, consumed)]
-    walk = Walk(analysis.model, batches, runtime)
+    walk = Walk(analysis.model, batches, runtime, [site.data.name or "" for site in sites])
     n_samples = sum(len(next(iter(batch.values()))) for batch in batches)
     consumers: dict[str, list[Consumer]] = {group.name: [] for group in analysis.groups}
+    ends = _stretches(sites, walk, analysis, n_samples)
     for site in sites:
+        walk.advance(ends[site.name])
         found = _observe(site, walk, sampling_for(site, n_samples, seed))
         classes = channel_classes(analysis, site)
-        if found is None or classes is None:
+        if classes is None:
             continue
         for group in analysis.groups:
             consumers[group.name] += _consumers(site, *found, owners[group.name][classes])
@@ -130,17 +135,29 @@ def channel_classes(analysis: Analysis, site: Site) -> Labels | None:
     return np.broadcast_to(classes.reshape(-1), (site.inputs,))
 
 
-def _observe(site: Site, walk: Walk, sampling: Sampling) -> tuple[Moments, Activity] | None:
-    place = walk.place(site.name)
-    if place is None:
-        return None
-    walk.advance(place)
+def _stretches(sites: Sequence[Site], walk: Walk, analysis: Analysis, n_samples: int) -> dict[str, int]:
+    """How far to run before each site is looked at: several at once, as long as what they read fits into memory."""
+    ends: dict[str, int] = {}
+    waiting: list[Site] = []
+    held = 0
+    for site in sites:
+        shape = analysis.shadow.shape(site.data) or ()
+        held += 4 * math.prod(shape) * n_samples // max(1, shape[0] if shape else 1)
+        if waiting and held > LOOK_AHEAD_BYTES:
+            ends |= dict.fromkeys((earlier.name for earlier in waiting), walk.place(waiting[-1].name) or 0)
+            waiting, held = [], 0
+        waiting.append(site)
+    return ends | dict.fromkeys((earlier.name for earlier in waiting), walk.place(waiting[-1].name) or 0) if waiting else ends
+
+
+def _observe(site: Site, walk: Walk, sampling: Sampling) -> tuple[Moments, Activity]:
     moments, activity = MomentsOf(), _ActivityOf()
     for number in range(walk.n_batches):
         data = walk.value(site.data.name or "", number)
         available = n_positions(site, data)
         moments.add(columns(site, data, sampling.positions(site, number, available, len(data))))
         activity.add(np.moveaxis(data, site.channel_axis, 1) if data.ndim > 2 else data)
+    walk.release(site.data.name or "")
     return moments.result(), activity.result()
 
 
@@ -154,8 +171,9 @@ class _ActivityOf:
 
     def add(self, values: Array) -> None:
         self._samples += len(values)
-        zeros = (values <= 0).reshape(*values.shape[:2], -1).mean(2, dtype=np.float64).sum(0)
-        absolute = np.abs(values).sum(0, dtype=np.float64)
+        positions = max(1, math.prod(values.shape[2:]))
+        zeros = len(values) - np.count_nonzero(values > 0, axis=(0, *range(2, values.ndim))) / positions
+        absolute = np.abs(values).sum(0)
         self._zeros = zeros if self._zeros is None else self._zeros + zeros
         if self._map is not None and self._map.shape != absolute.shape:  # free sizes: positions cannot be compared
             absolute, self._map = _pooled(absolute), _pooled(self._map)

@@ -10,6 +10,9 @@ import numpy as np
 
 from shrinkc.api import CrossMoments, FloatArray, Moments
 
+CHUNK_BYTES = 32 << 20
+"""Rows are collected up to this size before they are multiplied: few large products are faster than many small ones."""
+
 
 class MomentsOf:
     """Accumulates the moments of inputs given batch by batch."""
@@ -18,18 +21,28 @@ class MomentsOf:
         self._rows = 0
         self._sum: FloatArray | None = None
         self._gram: FloatArray | None = None
+        self._waiting: list[FloatArray] = []
 
     def add(self, inputs: FloatArray) -> None:
         """Add rows of inputs, shape ``(groups, rows, columns)``."""
-        self._rows += inputs.shape[1]
-        self._sum = _plus(self._sum, inputs.sum(1, dtype=np.float64))
-        self._gram = _plus(self._gram, np.matmul(inputs.transpose(0, 2, 1), inputs))
+        self._waiting.append(inputs)
+        if sum(part.nbytes for part in self._waiting) >= CHUNK_BYTES:
+            self._multiply()
 
     def result(self) -> Moments:
         """Moments of everything added."""
+        self._multiply()
         if self._sum is None or self._gram is None:
             raise ValueError("no rows were added")
         return Moments(self._rows, self._sum / self._rows, self._gram / self._rows)
+
+    def _multiply(self) -> None:
+        if self._waiting:
+            inputs = np.concatenate(self._waiting, axis=1)
+            self._waiting = []
+            self._rows += inputs.shape[1]
+            self._sum = _plus(self._sum, _sums(inputs))
+            self._gram = _plus(self._gram, np.matmul(inputs.transpose(0, 2, 1), inputs))
 
 
 class CrossMomentsOf:
@@ -46,7 +59,7 @@ class CrossMomentsOf:
         """Add rows of inputs ``(groups, rows, columns)`` with their targets ``(groups, rows, outputs)``."""
         self._inputs.add(inputs)
         self._rows += inputs.shape[1]
-        self._sum = _plus(self._sum, targets.sum(1, dtype=np.float64))
+        self._sum = _plus(self._sum, _sums(targets))
         self._square = _plus(self._square, np.square(targets, dtype=np.float64).sum(1))
         self._cross = _plus(self._cross, np.matmul(targets.transpose(0, 2, 1), inputs))
 
@@ -56,6 +69,12 @@ class CrossMomentsOf:
             raise ValueError("no rows were added")
         n = self._rows
         return CrossMoments(self._inputs.result(), self._sum / n, self._square / n, self._cross / n)
+
+
+def _sums(values: FloatArray) -> FloatArray:
+    """Sum over the rows, as a product: many times faster than adding up an axis in the middle."""
+    total: FloatArray = np.matmul(np.ones((1, values.shape[1]), values.dtype), values)[:, 0]
+    return total
 
 
 def _plus(total: FloatArray | None, part: FloatArray) -> FloatArray:
