@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from shrinkc.api import Consumer, Evidence, FloatArray, Group, Weights
 from shrinkc.evidence.activities import mean_abs_by_position
 from shrinkc.evidence.contributions import by_position
-from shrinkc.evidence.ordering import scores_in_order
+from shrinkc.evidence.ordering import Removals
 
 ITERATIONS = 20
 """Of one width, as in the official code; most sets repeat after two or three."""
@@ -40,7 +40,7 @@ class ISpaSP:
             return np.ones(group.width)
         activity = mean_abs_by_position(consumers, group.width)
         order = removal_order(pulls(consumers, group.width), activity)
-        return scores_in_order(order, activity[order])
+        return Removals(order, activity[order]).scores()
 
 
 def pulls(consumers: Sequence[Consumer], width: int) -> FloatArray:

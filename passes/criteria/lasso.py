@@ -8,14 +8,15 @@ gone stays gone, so that one score serves all widths.
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from numpy.typing import NDArray
 
 from shrinkc.api import Evidence, FloatArray, Group, Weights
 from shrinkc.evidence.contributions import centred_gram
-from shrinkc.evidence.elimination import Elimination
 from shrinkc.evidence.lasso import PRECISION, START, TOLERANCE, Solution, solve, to_width
-from shrinkc.evidence.ordering import scores_in_order
+from shrinkc.evidence.ordering import Removals
 
 
 class Lasso:
@@ -30,11 +31,10 @@ class Lasso:
         consumers = () if evidence is None else evidence.consumers.get(group.name, ())
         if not consumers:
             return np.ones(group.width)
-        path = let_go(centred_gram(consumers, group.width))
-        return scores_in_order(path.order, np.diff(path.errors))
+        return let_go(centred_gram(consumers, group.width)).scores()
 
 
-def let_go(gram: FloatArray) -> Elimination:
+def let_go(gram: FloatArray) -> Removals:
     """Order in which coefficients become zero.
 
     Between two solutions (a tenth apart in width, the tolerance of the official search) the smaller coefficient goes first.
@@ -46,8 +46,8 @@ def let_go(gram: FloatArray) -> Elimination:
 
     Returns
     -------
-    Elimination
-        Its errors are sums of penalties.
+    Removals
+        Each costs the penalty of the first solution without it.
     """
     largest = float(np.abs(gram.sum(1)).max())
     kept, order, penalties = np.ones(len(gram), bool), list[int](), list[float]()
@@ -59,7 +59,7 @@ def let_go(gram: FloatArray) -> Elimination:
         penalties += [found.alpha] * len(going)
         kept[going] = False
         before, found = found, _next(gram, kept, found)
-    return Elimination(np.asarray(order, np.int64), np.concatenate([[0.0], np.cumsum(penalties)]))
+    return Removals(np.asarray(order, np.int64), np.asarray(penalties))
 
 
 def _smallest_first(gram: FloatArray, going: NDArray[np.int64], before: Solution, found: Solution) -> list[int]:
@@ -70,7 +70,7 @@ def _smallest_first(gram: FloatArray, going: NDArray[np.int64], before: Solution
 def _next(gram: FloatArray, kept: NDArray[np.bool_], last: Solution) -> Solution:
     """The next narrower solution, without what is gone."""
     width = int(kept.sum())
-    wanted = min(width - 1, int(width / (1 + TOLERANCE)))
+    wanted = math.ceil(width / (1 + TOLERANCE)) - 1  # the last solution is too wide for it, tolerance included
     if wanted <= 0:
         return Solution(max(last.alpha, float(np.abs(gram.sum(1)).max())), np.zeros(len(gram)))
     found = to_width(gram, wanted, Solution(last.alpha if last.alpha > 0 else START, last.beta))

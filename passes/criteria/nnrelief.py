@@ -18,7 +18,7 @@ import numpy as np
 
 from shrinkc.api import Consumer, Evidence, FloatArray, Group, Weights, Windows
 from shrinkc.evidence.activities import channel_positions
-from shrinkc.evidence.ordering import scores_in_order
+from shrinkc.evidence.ordering import Removals
 from shrinkc.evidence.patches import windows_over
 
 
@@ -36,7 +36,7 @@ class NnRelief:
             return np.ones(group.width)
         need, share = coverage(consumers, group.width)
         order = np.lexsort((share, -need))
-        return scores_in_order(order, 1 - need[order])
+        return Removals(order, 1 - need[order]).scores()
 
 
 def coverage(consumers: Sequence[Consumer], width: int) -> tuple[FloatArray, FloatArray]:

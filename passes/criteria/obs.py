@@ -10,7 +10,7 @@ import numpy as np
 
 from shrinkc.api import Evidence, FloatArray, Group, Weights
 from shrinkc.evidence.curves import greedy_elimination
-from shrinkc.evidence.ordering import scores_in_order
+from shrinkc.evidence.ordering import Removals
 
 
 class StructuredObs:
@@ -29,4 +29,4 @@ class StructuredObs:
         elimination = None if evidence is None else greedy_elimination(evidence, group)
         if elimination is None:
             return np.ones(group.width)
-        return scores_in_order(elimination.order, np.diff(elimination.errors))
+        return Removals(elimination.order, np.diff(elimination.errors)).scores()

@@ -16,8 +16,7 @@ import onnx_ir as ir
 from scipy.spatial.distance import cdist
 
 from shrinkc.api import Evidence, FloatArray, Group, Member, Role, Weights
-from shrinkc.evidence.elimination import Elimination
-from shrinkc.evidence.ordering import scores_in_order
+from shrinkc.evidence.ordering import Removals
 from shrinkc.evidence.producers import producers, reader_of, slices
 
 BIAS = 0.1
@@ -37,8 +36,7 @@ class Spline:
     def scores(self, group: Group, weights: Weights, evidence: Evidence | None) -> FloatArray:
         """See :class:`shrinkc.api.Criterion`."""
         rows, biases = boundaries(group, weights)
-        merging = merged(distances(rows, biases), np.linalg.norm(rows, axis=1))
-        return scores_in_order(merging.order, np.diff(merging.errors))
+        return merged(distances(rows, biases), np.linalg.norm(rows, axis=1)).scores()
 
 
 def boundaries(group: Group, weights: Weights) -> tuple[FloatArray, FloatArray]:
@@ -72,7 +70,7 @@ def distances(rows: FloatArray, biases: FloatArray) -> FloatArray:
     return result
 
 
-def merged(distance: FloatArray, norms: FloatArray) -> Elimination:
+def merged(distance: FloatArray, norms: FloatArray) -> Removals:
     """Take the smaller unit of the closest pair away, again and again.
 
     Parameters
@@ -83,8 +81,8 @@ def merged(distance: FloatArray, norms: FloatArray) -> Elimination:
 
     Returns
     -------
-    Elimination
-        Its errors are sums of distances.
+    Removals
+        Each costs the distance of its pair; the last one, which has no pair, as much as the one before.
     """
     left = distance.copy()
     nearest = left.argmin(1)
@@ -99,8 +97,8 @@ def merged(distance: FloatArray, norms: FloatArray) -> Elimination:
         left[gone] = left[:, gone] = np.inf
         orphans = np.flatnonzero(nearest == gone)
         nearest[orphans] = left[orphans].argmin(1)
-    order += [each for each in range(len(norms)) if each not in set(order)]
-    return Elimination(np.asarray(order, np.int64), np.cumsum([0.0, *costs, *costs[-1:]] if costs else [0.0, 1.0]))
+    last = np.setdiff1d(np.arange(len(norms)), order)
+    return Removals(np.append(order, last).astype(np.int64), np.asarray([*costs, costs[-1] if costs else 1.0]))
 
 
 def _folded(member: Member, group: Group, weights: Weights) -> tuple[FloatArray, FloatArray]:

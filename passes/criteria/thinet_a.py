@@ -11,8 +11,7 @@ import numpy as np
 
 from shrinkc.api import Evidence, FloatArray, Group, Weights
 from shrinkc.evidence.contributions import uncentred_gram
-from shrinkc.evidence.elimination import Elimination
-from shrinkc.evidence.ordering import scores_in_order
+from shrinkc.evidence.ordering import Removals
 
 
 class ThiNetA:
@@ -27,11 +26,10 @@ class ThiNetA:
         consumers = () if evidence is None else evidence.consumers.get(group.name, ())
         if not consumers:
             return np.ones(group.width)
-        elimination = backwards(uncentred_gram(consumers, group.width))
-        return scores_in_order(elimination.order, np.diff(elimination.errors))
+        return backwards(uncentred_gram(consumers, group.width)).scores()
 
 
-def backwards(gram: FloatArray) -> Elimination:
+def backwards(gram: FloatArray) -> Removals:
     """Backward elimination without refit.
 
     Parameters
@@ -41,16 +39,15 @@ def backwards(gram: FloatArray) -> Elimination:
 
     Returns
     -------
-    Elimination
-        ``errors[k]`` is the squared norm of the sum of the first ``k`` contributions; it can fall where two cancel.
+    Removals
+        Each costs what it adds to the squared norm of the sum of all that is gone; less than nothing where two cancel.
     """
     width = len(gram)
-    costs = np.diag(gram).copy()  # of adding each position to what has been removed
-    order = np.empty(width, np.int64)
-    errors = np.zeros(width + 1)
+    growth = np.diag(gram).copy()  # by each position that could go next
+    order, costs = np.empty(width, np.int64), np.empty(width)
     for step in range(width):
-        chosen = int(np.argmin(costs))
-        order[step], errors[step + 1] = chosen, errors[step] + costs[chosen]
-        costs += 2 * gram[chosen]
-        costs[chosen] = np.inf
-    return Elimination(order, errors)
+        chosen = int(np.argmin(growth))
+        order[step], costs[step] = chosen, growth[chosen]
+        growth += 2 * gram[chosen]
+        growth[chosen] = np.inf
+    return Removals(order, costs)

@@ -7,33 +7,15 @@ output.  As in the paper, the bias is left out and contributions are not centred
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 from numpy.typing import NDArray
 
 from shrinkc.api import Evidence, FloatArray, Group, Weights
 from shrinkc.evidence.contributions import uncentred_gram
-from shrinkc.evidence.ordering import scores_in_order
+from shrinkc.evidence.ordering import Removals
 
 DEPENDENT = 1e-10
 """Share of its energy below which what is new in a channel is rounding."""
-
-
-@dataclass(frozen=True)
-class Pursuit:
-    """Order of selection.
-
-    Attributes
-    ----------
-    order : ndarray of shape (width,), int64
-        The most wanted first.
-    gains : ndarray of shape (width,), float64
-        How much each lowers the squared residual of the best fit; zero for what adds nothing.
-    """
-
-    order: NDArray[np.int64]
-    gains: FloatArray
 
 
 class ThiNetB:
@@ -48,11 +30,10 @@ class ThiNetB:
         consumers = () if evidence is None else evidence.consumers.get(group.name, ())
         if not consumers:
             return np.ones(group.width)
-        pursuit = pursue(uncentred_gram(consumers, group.width))
-        return scores_in_order(pursuit.order[::-1], pursuit.gains[::-1])
+        return pursue(uncentred_gram(consumers, group.width)).scores()
 
 
-def pursue(gram: FloatArray) -> Pursuit:
+def pursue(gram: FloatArray) -> Removals:
     """Orthogonal matching pursuit of the sum of all contributions.
 
     Each step takes the position whose multiple fits the residual best, then refits all that were taken; here by a
@@ -62,6 +43,12 @@ def pursue(gram: FloatArray) -> Pursuit:
     ----------
     gram : ndarray of shape (width, width), float64
         Of contributions.
+
+    Returns
+    -------
+    Removals
+        In reverse order of selection; each costs by how much it lowered the squared residual of the best fit, nothing where
+        it added nothing.
     """
     width = len(gram)
     norms, new = np.diag(gram).copy(), np.diag(gram).copy()  # squared; of all of a channel, and of what is new in it
@@ -78,7 +65,7 @@ def pursue(gram: FloatArray) -> Pursuit:
             factor[step], gains[step] = column, share**2
             pull = pull - share * column
             new = new - column**2
-    return Pursuit(order, gains)
+    return Removals(order[::-1], gains[::-1])
 
 
 def _best(pull: FloatArray, norms: FloatArray, new: FloatArray, taken: NDArray[np.bool_]) -> int:

@@ -3,8 +3,8 @@
 He, Zhang, Sun. Channel Pruning for Accelerating Very Deep Neural Networks. ICCV 2017, its first step.
 
 Minimises ``1/2 b^T G b - (G 1)^T b + alpha ||b||_1``, that is ``1/2 ||y - Z b||^2 + alpha ||b||_1`` up to a constant, with
-``y = Z 1``; ``b = 1`` solves it for ``alpha = 0``.  Differs: the Gram holds every row, where the official code samples some; where
-signs are settled, coordinate descent is cut short by solving for the values that go with them.
+``y = Z 1``; ``b = 1`` solves it for ``alpha = 0``.  Differs: the Gram holds every row, where the official code samples some;
+where signs are settled, coordinate descent is cut short by solving for the values that go with them.
 """
 
 from __future__ import annotations

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from shrinkc.api import FloatArray
@@ -11,22 +13,28 @@ TIE = 1e-9
 """Least difference between successive scores, relative to the mean one, so that the order can be read off them."""
 
 
-def scores_in_order(order: Positions, costs: FloatArray) -> FloatArray:
-    """Scores that rise strictly along an order of removal.
+@dataclass(frozen=True)
+class Removals:
+    """What goes when.
 
-    Parameters
+    Attributes
     ----------
     order : ndarray of shape (width,), int64
         Every position once; the first goes first.
     costs : ndarray of shape (width,), float64
-        What each removal costs, in that order.  One that is lower than an earlier one counts as much as that: whoever wants
-        it has to pay for the earlier one too.
-
-    Returns
-    -------
-    ndarray of shape (width,), float64, by position; non-negative.
+        What each removal costs, in that order; in units of the method.
     """
-    rising = np.maximum.accumulate(np.maximum(costs, 0.0))
-    scores = np.empty(len(order))
-    scores[order] = rising + TIE * (rising.mean() or 1.0) * np.arange(len(order))
-    return scores
+
+    order: Positions
+    costs: FloatArray
+
+    def scores(self) -> FloatArray:
+        """Scores by position that rise strictly along the order, shape ``(width,)``, float64, non-negative.
+
+        A removal that costs less than an earlier one counts as much as that: whoever wants it has to pay for the earlier
+        one too.
+        """
+        rising = np.maximum.accumulate(np.maximum(self.costs, 0.0))
+        scores = np.empty(len(self.order))
+        scores[self.order] = rising + TIE * (rising.mean() or 1.0) * np.arange(len(rising))
+        return scores
