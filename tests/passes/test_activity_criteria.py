@@ -118,6 +118,11 @@ def test_one_dominant_input_is_all_that_is_needed_below_its_share() -> None:
     np.testing.assert_allclose(share, [0.8, 0.1, 0.1])
 
 
+def test_of_the_strongest_inputs_of_some_output_the_one_with_less_of_all_goes_first() -> None:
+    weight = np.asarray([[8.0, 1.0, 1.0], [1.0, 1.0, 3.0]])[:, :, None]
+    np.testing.assert_array_equal(np.argsort(scores("nnrelief", 3, reading(weight, np.ones((4, 3, 1))))), [1, 2, 0])
+
+
 def test_ispasp_pulls_are_gradients_of_the_residual() -> None:
     weight, data = drawn(5, taps=1)
     consumer = reading(weight, data)
@@ -136,19 +141,40 @@ def test_ispasp_pulls_are_gradients_of_the_residual() -> None:
 
 
 @pytest.mark.parametrize("width", [1, 2, 3, 5, 7])
-def test_ispasp_sets_are_those_of_the_algorithm_on_explicit_data(width: int) -> None:
-    weight, data = drawn(8, taps=3, seed=5)
+@pytest.mark.parametrize("seed", range(4))
+def test_ispasp_sets_are_those_of_the_algorithm_on_explicit_data(width: int, seed: int) -> None:
+    weight, data = drawn(16, taps=3, seed=seed)
     outputs = np.einsum("oct,nct->no", weight, data)
     active: set[int] = set()
     for _ in range(20):
-        kept = np.isin(np.arange(8), list(active))
+        kept = np.isin(np.arange(16), list(active))
         residual = outputs - np.einsum("oct,nct->no", weight[:, kept], data[:, kept])
         gradient = np.einsum("oct,no->c", weight, residual)
         candidates = set(np.argsort(-gradient)[: 2 * width].tolist()) | active
         active = set(sorted(candidates, key=lambda c: -data[:, c].mean())[:width])
     consumer = reading(weight, data)
-    found = chosen(pulls([consumer], 8), data.mean((0, 2)), width)
+    found = chosen(pulls([consumer], 16), data.mean((0, 2)), width)
     assert set(np.flatnonzero(found).tolist()) == active
+
+
+def test_a_channel_and_its_readers_may_change_sign_together_for_ispasp() -> None:
+    weight, data = drawn(8)
+    before = scores("ispasp", 8, reading(weight, data))
+    weight[:, ::2] *= -1
+    data[:, ::2] *= -1
+    np.testing.assert_allclose(scores("ispasp", 8, reading(weight, data)), before)
+
+
+def test_a_loud_channel_that_pulls_at_nothing_is_left_out_of_small_sets_by_ispasp() -> None:
+    weight, data = drawn(8)
+    weight, data[:, 0] = np.abs(weight), 100 + data[:, 0]
+    weight[:, 0] = 0
+    order = np.argsort(-scores("ispasp", 8, reading(weight, data)))
+    assert 0 in order[:4]
+    for width in (1, 2, 3):
+        found = chosen(pulls([reading(weight, data)], 8), data.mean((0, 2)), width)
+        assert not found[0]
+        assert set(order[:width].tolist()) == set(np.flatnonzero(found).tolist())
 
 
 def test_ispasp_finds_the_few_channels_that_are_active_where_weights_are_incoherent() -> None:

@@ -44,7 +44,7 @@ def test_consumers_count_relative_to_their_energy_and_silent_ones_not_at_all() -
 
 def test_scores_rise_strictly_along_the_order_whatever_it_costs() -> None:
     order = np.asarray([2, 0, 3, 1])
-    for costs in ([0.0, 0.0, 0.0, 0.0], [1.0, 1.0, 1.0, 5.0], [3.0, -1.0, 2.0, 4.0]):
+    for costs in ([0.0, 0.0, 0.0, 0.0], [1.0, 1.0, 1.0, 5.0], [3.0, -1.0, 2.0, 4.0], [-2.0, -3.0, 1.0, 1.0]):
         scores = Removals(order, np.asarray(costs)).scores()
         np.testing.assert_array_equal(np.argsort(scores, kind="stable"), order)
         assert scores.min() >= 0

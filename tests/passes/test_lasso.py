@@ -55,8 +55,14 @@ def test_a_large_penalty_leaves_nothing_and_none_leaves_all_as_they_are() -> Non
 def test_without_correlation_every_coefficient_is_a_soft_threshold() -> None:
     norms = np.asarray([0.1, 0.4, 0.2, 0.3])
     np.testing.assert_allclose(solve(np.diag(norms), 0.15, np.zeros(4)).beta, np.maximum(1 - 0.15 / norms, 0))
+    np.testing.assert_array_equal(let_go(np.diag(norms)).order, np.argsort(norms))
+
+
+def test_of_those_that_become_zero_together_the_smaller_goes_first() -> None:
+    norms = 1 + 1e-4 * np.random.default_rng(0).permutation(60)
     path = let_go(np.diag(norms))
-    np.testing.assert_array_equal(path.order, np.argsort(norms))
+    assert len(np.unique(path.costs)) < 50
+    np.testing.assert_array_equal(path.order[6:], np.argsort(norms)[6:])  # of the first ones nothing tells the smaller
 
 
 @pytest.mark.parametrize("width", [1, 3, 10, 29, 39])

@@ -152,6 +152,10 @@ def test_distances_of_boundaries_ignore_scale_and_side_and_are_symmetric() -> No
     assert np.isinf(np.diag(found)).all()
     scale = random.uniform(0.1, 10, (6, 1))
     np.testing.assert_allclose(spline.distances(rows * scale, biases * scale), found, atol=1e-12)
+    rows[4] = 0
+    dead = spline.distances(rows, biases)
+    np.testing.assert_array_equal(np.delete(dead[4], 4), 0)
+    np.testing.assert_array_equal(np.delete(dead[:, 4], 4), 0)
     opposite = spline.distances(np.stack([rows[0], -rows[0]]), np.zeros((2, 1)))
     assert opposite[0, 1] == pytest.approx(0, abs=1e-12)
     moved = spline.distances(np.ones((2, 4)), np.asarray([[0.0], [1.0]]))
