@@ -139,8 +139,9 @@ class Evidence:
         Where the data came from.
     is_synthetic : bool
         It was made up from the model.
-    gradients : mapping of tensor name to ndarray
-        Gradients of the loss by stored tensor, one sample (or batch) along the first axis; empty if none were given.
+    gradients : mapping of tensor name to ndarray of shape (samples, *tensor)
+        Gradients of the loss by stored tensor, laid out as it is stored, one sample along the first axis in the same order for
+        every tensor (one mini-batch instead, if its mean loss is what was derived); empty if none were given.
     """
 
     consumers: Mapping[str, tuple[Consumer, ...]] = field(default_factory=dict)
@@ -152,7 +153,7 @@ class Evidence:
 
 @runtime_checkable
 class Criterion(Protocol):
-    """Scores the channels of a group; the lowest go first.
+    """Scores the channels of a group; the lowest go first.  See also :class:`Checking` and :class:`Seeded`.
 
     Attributes
     ----------
@@ -170,6 +171,33 @@ class Criterion(Protocol):
 
     def scores(self, group: Group, weights: Weights, evidence: Evidence | None) -> FloatArray:
         """One finite, non-negative score per position of the group, shape ``(group.width,)``."""
+
+
+@runtime_checkable
+class Checking(Protocol):
+    """A criterion, moreover, that has to see all groups before it scores the first."""
+
+    def check(self, groups: Sequence[Group]) -> None:
+        """Refuse a model about which the criterion has nothing to say.
+
+        Raises
+        ------
+        RecipeError
+            It would score no group.
+        """
+
+
+@runtime_checkable
+class Seeded(Protocol):
+    """A criterion, moreover, that draws random numbers.
+
+    Attributes
+    ----------
+    seed : int
+        The recipe's; set before the first group is scored.
+    """
+
+    seed: int
 
 
 @dataclass(frozen=True)
@@ -384,6 +412,7 @@ __all__ = [
     "UNTOUCHED",
     "Activity",
     "Allocator",
+    "Checking",
     "Compensation",
     "Consumer",
     "Criterion",
@@ -404,6 +433,7 @@ __all__ = [
     "Role",
     "RunConfig",
     "RuntimeAdapter",
+    "Seeded",
     "Session",
     "Weights",
     "Windows",

@@ -12,7 +12,7 @@ from shrinkc import registry
 from shrinkc.allocate import Allocating, Allocation, Limits
 from shrinkc.analysis.cost import CostModel
 from shrinkc.analysis.groups import Analysis
-from shrinkc.api import Allocator, Criterion, Evidence, FloatArray, Weights
+from shrinkc.api import Allocator, Checking, Criterion, Evidence, FloatArray, Seeded, Weights
 from shrinkc.budget import Budget
 from shrinkc.edits import make_plan
 from shrinkc.errors import BudgetError, PluginError, RecipeError, UnsupportedGraphError
@@ -49,7 +49,7 @@ def plan_for(
 def _allocate(
     analysis: Analysis, recipe: Recipe, budgets: Sequence[Budget], cost: CostModel, evidence: Evidence | None
 ) -> Allocation:
-    criterion: Criterion = registry.load("criteria", recipe.criterion)()
+    criterion = _criterion(analysis, recipe)
     allocator: Allocator = registry.load("allocators", recipe.allocator)()
     if criterion.needs_evidence and evidence is None:
         raise RecipeError("the criterion needs data", where=f"--criterion {recipe.criterion}", hint="give --data FILE.npz")
@@ -78,6 +78,15 @@ def _allocate(
                 "the model is within the budget already", where=budget.describe(dense), because=f"it has {budget.show(dense)}"
             )
     return problem.within(budgets)
+
+
+def _criterion(analysis: Analysis, recipe: Recipe) -> Criterion:
+    criterion: Criterion = registry.load("criteria", recipe.criterion)()
+    if isinstance(criterion, Seeded):
+        criterion.seed = recipe.seed
+    if isinstance(criterion, Checking):
+        criterion.check(analysis.groups)
+    return criterion
 
 
 def _scored(criterion: Criterion, group: str, scores: FloatArray, width: int) -> FloatArray:

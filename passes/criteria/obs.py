@@ -10,9 +10,7 @@ import numpy as np
 
 from shrinkc.api import Evidence, FloatArray, Group, Weights
 from shrinkc.evidence.curves import greedy_elimination
-
-TIE = 1e-9
-"""Least difference between successive scores, relative to the mean one, so that the greedy order can be read off them."""
+from shrinkc.evidence.ordering import Removals
 
 
 class StructuredObs:
@@ -31,7 +29,4 @@ class StructuredObs:
         elimination = None if evidence is None else greedy_elimination(evidence, group)
         if elimination is None:
             return np.ones(group.width)
-        increments = np.maximum.accumulate(np.diff(elimination.errors))
-        scores = np.empty(group.width)
-        scores[elimination.order] = increments + TIE * (increments.mean() or 1.0) * np.arange(group.width)
-        return scores
+        return Removals(elimination.order, np.diff(elimination.errors)).scores()

@@ -36,7 +36,7 @@ def columns(site: Site, data: Array, positions: Positions | None = None) -> Floa
     if site.windows is None:
         flat = data.reshape(1, -1, data.shape[-1])
         return flat if positions is None else flat[:, positions]
-    windows = _windows(data, site.windows)  # N, C, positions..., taps...
+    windows = windows_over(data, site.windows)  # N, C, positions..., taps...
     n, channels, rank = data.shape[0], data.shape[1], data.ndim - 2
     if positions is not None:
         where = np.unravel_index(positions, windows.shape[2 : 2 + rank])
@@ -49,7 +49,7 @@ def columns(site: Site, data: Array, positions: Positions | None = None) -> Floa
     return grouped.transpose(1, 0, 3, 2, 4).reshape(site.groups, -1, per_group * site.taps)
 
 
-def _windows(data: Array, windows: Windows) -> Array:
+def windows_over(data: Array, windows: Windows) -> Array:
     """View of every window: ``(N, C, positions..., taps...)``."""
     padded = np.pad(data, ((0, 0), (0, 0), *windows.pads)) if any(map(any, windows.pads)) else data
     spans = [dilation * (size - 1) + 1 for size, dilation in zip(windows.kernel, windows.dilations, strict=True)]
