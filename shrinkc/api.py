@@ -128,9 +128,9 @@ class Criterion(Protocol):
         """One finite, non-negative score per position of the group, shape ``(group.width,)``."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Problem:
-    """What an allocator decides about.
+    """What an allocator decides about; equal only to itself, so allocators may remember what they worked out for it.
 
     Attributes
     ----------
@@ -177,8 +177,22 @@ class Allocator(Protocol):
         problem : Problem
             The same object for every pressure of one run.
         pressure : float in [0, 1]
-            0 keeps everything, 1 removes as much as the allocator ever would.  Widths must not grow with it.
+            0 keeps everything, 1 removes as much as the allocator ever would.  Widths must not grow with it, or, where they
+            are chosen jointly, their price must stay below a limit that falls with it.
         """
+
+
+@runtime_checkable
+class Prescription(Allocator, Protocol):
+    """An allocator that names every width itself, whatever the pressure: budgets, ratios and multiples do not apply to it.
+
+    Attributes
+    ----------
+    is_prescription : bool
+        True.
+    """
+
+    is_prescription: bool
 
 
 @dataclass(frozen=True)
@@ -251,6 +265,7 @@ __all__ = [
     "FloatArray",
     "Group",
     "Member",
+    "Prescription",
     "Probe",
     "Problem",
     "Role",
