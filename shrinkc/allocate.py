@@ -48,6 +48,23 @@ class Allocation:
     pressure: float
 
 
+@dataclass(frozen=True)
+class GroupForecast:
+    """What a choice of widths is predicted to cost in one group.
+
+    Attributes
+    ----------
+    error : float
+        Error of its consumers' outputs after the best refit, as a share of their energy.
+    marginal : float or None
+        Error that its last step added, per percent of the budgeted quantity which that step saved (at the chosen widths of the
+        other groups); None where nothing went, or the step saved nothing.
+    """
+
+    error: float
+    marginal: float | None
+
+
 class Allocating:
     """One allocation problem: the same groups, scores and limits under varying pressure."""
 
@@ -64,7 +81,7 @@ class Allocating:
         quantities: Sequence[str] = ("macs",),
     ) -> None:
         self._analysis, self._cost, self._allocator = analysis, cost, allocator
-        self._scores, self._limits = scores, limits
+        self._scores, self._limits, self._evidence = scores, limits, evidence
         self._occupied = _least_occupied(analysis)
         self.problem = Problem(
             groups=analysis.groups,
@@ -107,6 +124,12 @@ class Allocating:
                 low = middle
         return best
 
+    def forecast(self, keep: KeepMap) -> dict[str, GroupForecast]:
+        """Predicted errors and marginal costs of every group whose consumers the evidence knows, by name."""
+        widths = {name: len(kept) for name, kept in keep.items()}
+        known = {} if self._evidence is None else self._evidence.consumers
+        return {group.name: forecast(self.problem, group, widths) for group in self._analysis.groups if known.get(group.name)}
+
     def _infeasible(self, budgets: Sequence[Budget], best: Allocation, dense: Cost) -> BudgetError:
         missed = [budget for budget in budgets if not budget.is_met(best.cost, dense)]
         reachable = "; ".join(f"{budget.describe(dense)}: at best {budget.show(best.cost)}" for budget in missed)
@@ -141,6 +164,14 @@ class Allocating:
         for group in self._analysis.groups:
             rank[group.classes] = self._scores[group.name]
         return rank
+
+
+def forecast(problem: Problem, group: Group, widths: Mapping[str, int]) -> GroupForecast:
+    """What ``widths`` (by group name, all of them) are predicted to cost in one group."""
+    errors, width = problem.errors(group), widths.get(group.name, group.width)
+    before = min(group.width, width + problem.step(group))
+    saved = problem.price({**widths, group.name: before}) - problem.price(widths)
+    return GroupForecast(float(errors[width]), float(errors[width] - errors[before]) / (100 * saved) if saved > 0 else None)
 
 
 def select(group: Group, scores: FloatArray, wanted: float, limits: Limits) -> tuple[int, ...]:

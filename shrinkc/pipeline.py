@@ -13,8 +13,7 @@ import onnx_ir as ir
 
 from shrinkc import ir as shrinkc_ir
 from shrinkc import plan as plans
-from shrinkc import planning, registry, verify
-from shrinkc import recipe as recipes
+from shrinkc import planning, recipe_files, registry, verify
 from shrinkc.analysis.cost import Cost
 from shrinkc.analysis.groups import Analysis, BoolArray
 from shrinkc.api import Evidence, RuntimeAdapter
@@ -103,7 +102,8 @@ def compress(
     progress : Progress, optional
         Told what is going on; silent by default.
     **settings
-        Fields of :class:`shrinkc.recipe.Recipe`: ``target``, ``macs``, ``prune_ratio`` and so on.
+        Fields of :class:`shrinkc.recipe.Recipe`: ``target``, ``macs``, ``prune_ratio`` and so on; and ``recipe``, the name or
+        file of settings that they override.
 
     Returns
     -------
@@ -126,7 +126,7 @@ def compress(
     if saved is not None:  # the kinds that were switched on decide what the groups are
         settings["prune"] = saved.settings.get("prune")
         settings["independent_groups"] = saved.settings.get("independent_groups")
-    recipe = recipes.resolve(**settings)
+    recipe = recipe_files.resolve(**settings)
     source = Path(model)
     artifacts = Artifacts(Path(output) if output is not None else Path(f"{source.stem}.shrunk.onnx"), _path(save_plan))
     _check_paths(artifacts, read=[source, _path(data), _path(plan)])

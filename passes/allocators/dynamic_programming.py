@@ -95,7 +95,7 @@ def _knapsack_around(problem: Problem, widths: Mapping[str, int], budget: float)
 
 def _grid(group: Group, step: int, width: int) -> Widths:
     """Widths spread evenly, and the next ones about ``width``; ascending."""
-    about = _narrower(width, group, step) + step * np.arange(-MAX_WIDTHS // 2, MAX_WIDTHS // 2 + 1)
+    about = step * (width // step + np.arange(-MAX_WIDTHS // 2, MAX_WIDTHS // 2 + 1))
     coarse = width_grid(group, step, MAX_WIDTHS)
     return np.union1d(coarse, about[(about >= coarse[0]) & (about < group.width)])
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from shrinkc.report.model import Report
-from shrinkc.report.rows import count, remarks, rows
+from shrinkc.report.rows import count, error, remarks, rows
 
 MAX_REFUSALS = 10
 
@@ -18,11 +18,18 @@ def render(report: Report) -> str:
 
 
 def _groups(report: Report) -> list[str]:
-    table = ["## Groups", "", "| group | channels before | after | removal |", "|---|---:|---:|---|"]
+    head = "| group | channels before | after | predicted error | marginal cost | removal |"
+    table = ["## Groups", "", head, "|---|---:|---:|---:|---:|---|"]
     for group in report.groups:
         kind = "equals zeroing" if group.is_exact else "channels are mixed by a normalisation"
-        table.append(f"| `{group.name}` | {group.channels_before} | {group.channels_after} | {kind} |")
-    return [*table, ""]
+        cost = f"{error(group.predicted_error)} | {error(group.marginal_cost)}"
+        table.append(f"| `{group.name}` | {group.channels_before} | {group.channels_after} | {cost} | {kind} |")
+    return [
+        *table,
+        "",
+        "Errors are shares of the energy of what reads the channels; marginal: of the last step, per percent saved.",
+        "",
+    ]
 
 
 def _refusals(report: Report) -> list[str]:

@@ -71,6 +71,7 @@ def remarks(report: Report) -> list[str]:
     elif report.latency_note:
         lines.append(f"Latency: {report.latency_note}.")
     lines.append(_quality_remark(report))
+    lines += _prediction_remark(report)
     lines.append(_proof_remark(report))
     lines += [f"{level.runtime}: {level.level}: {level.detail}." for level in report.runtimes if level.level == "not run"]
     return [*lines, *report.notes]
@@ -87,6 +88,15 @@ def _quality_remark(report: Report) -> str:
     return f"Quality: accuracy and agreement on {quality.samples} samples of {quality.data}."
 
 
+def _prediction_remark(report: Report) -> list[str]:
+    if report.predicted_error is None:
+        return []
+    known = sum(group.predicted_error is not None for group in report.groups)
+    return [
+        f"Predicted error: {report.predicted_error:.2%} of the energy of what reads the channels, summed over {known} groups."
+    ]
+
+
 def _proof_remark(report: Report) -> str:
     proof = report.proof
     if proof is None:
@@ -97,6 +107,11 @@ def _proof_remark(report: Report) -> str:
         f"Proof: passed; equal to the original with the removed channels zeroed in {len(proof.trials)} trials "
         f"(worst difference {worst:.2g} of the tolerance).{weak}"
     )
+
+
+def error(number: float | None) -> str:
+    """Readable share of energy, 1.23 %; a dash where it is not known."""
+    return "-" if number is None else f"{100 * number:.3g} %"
 
 
 def count(number: float) -> str:
