@@ -18,18 +18,21 @@ def render(report: Report) -> str:
 
 
 def _groups(report: Report) -> list[str]:
-    head = "| group | channels before | after | predicted error | marginal cost | removal |"
-    table = ["## Groups", "", head, "|---|---:|---:|---:|---:|---|"]
+    table = ["## Groups", "", "| group | channels before | after | removal |", "|---|---:|---:|---|"]
     for group in report.groups:
         kind = "equals zeroing" if group.is_exact else "channels are mixed by a normalisation"
-        cost = f"{error(group.predicted_error)} | {error(group.marginal_cost)}"
-        table.append(f"| `{group.name}` | {group.channels_before} | {group.channels_after} | {cost} | {kind} |")
-    return [
-        *table,
-        "",
-        "Errors are shares of the energy of what reads the channels; marginal: of the last step, per percent saved.",
-        "",
-    ]
+        table.append(f"| `{group.name}` | {group.channels_before} | {group.channels_after} | {kind} |")
+    return [*table, "", *_predictions(report)]
+
+
+def _predictions(report: Report) -> list[str]:
+    """Errors are shares of the energy of what reads the channels, as known before any repair is measured."""
+    if report.predicted_error is None:
+        return []
+    table = ["## Predicted errors", "", "| group | error | of the last step, per percent saved |", "|---|---:|---:|"]
+    for group in report.groups:
+        table.append(f"| `{group.name}` | {error(group.predicted_error)} | {error(group.marginal_cost)} |")
+    return [*table, f"| all | {error(report.predicted_error)} | |", ""]
 
 
 def _refusals(report: Report) -> list[str]:

@@ -31,11 +31,9 @@ def show(report: Report, console: Console) -> None:
 
 def show_groups(report: Report, console: Console) -> None:
     """Print what went from every group, and what that is predicted to cost."""
-    table = Table(
-        title="groups: errors as shares of energy, marginal ones of the last step and per percent saved", title_justify="left"
-    )
+    table = Table(title="error: share of energy; marginal: of the last step, per percent saved", title_justify="left")
     table.add_column("group")
-    for name in ("before", "after", "predicted error", "marginal cost"):
+    for name in ("before", "after", "predicted error", "marginal"):
         table.add_column(name, justify="right")
     for group in report.groups:
         widths = str(group.channels_before), str(group.channels_after)
