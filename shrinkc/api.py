@@ -159,6 +159,8 @@ class Problem:
 class Allocator(Protocol):
     """Decides how much of every group stays.
 
+    What the entry point names is called without arguments, or, for a setting ``name:parameter``, with the parameter's text.
+
     Attributes
     ----------
     name : str

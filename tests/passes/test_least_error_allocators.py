@@ -87,11 +87,11 @@ def test_the_lagrangian_is_optimal_for_every_price_its_walk_reaches(seed: int) -
         assert total(problem, widths) == pytest.approx(best_error(problem, price))
 
 
-@pytest.mark.parametrize(("allocator", "mean_excess"), [(Lagrangian(), 0.03), (DynamicProgramming(), 0.02)])
-def test_products_of_widths_cost_a_few_percent_of_error_at_most(allocator: Allocator, mean_excess: float) -> None:
+@pytest.mark.parametrize(("allocator", "mean_excess"), [(Lagrangian(), 0.04), (DynamicProgramming(), 0.01)])
+def test_products_of_widths_cost_a_few_percent_of_error_on_average(allocator: Allocator, mean_excess: float) -> None:
     excesses = []
     for seed in range(8):
-        problem = made(seed, convex=True, chained=True)
+        problem = made(seed, convex=False, chained=True)
         for pressure in (0.2, 0.4, 0.6, 0.8):
             wanted = allocator.widths(problem, pressure)
             widths = {name: max(1, int(width + 1e-9)) for name, width in wanted.items()}

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from models.attention_topologies import ATTENTION
 from models.builder import Net
 from models.topologies import TOPOLOGIES
 
@@ -13,6 +14,7 @@ from shrinkc import registry
 from shrinkc.allocate import Allocating, Limits, admissible
 from shrinkc.analysis.cost import CostModel
 from shrinkc.analysis.groups import Analysis
+from shrinkc.analysis.kinds import Kind
 from shrinkc.budget import parse
 from shrinkc.errors import BudgetError
 from shrinkc.planning import weights_of
@@ -146,10 +148,10 @@ def test_cost_counts_what_textbooks_count(analysed: Callable[..., Analysis]) -> 
     assert cost.parameters == (216 + 8) + (72 + 8) + 192 + (30 + 5)
 
 
-@pytest.mark.parametrize("name", ["shared_bias", "grouped", "projection_shortcut"])
+@pytest.mark.parametrize("name", ["shared_bias", "grouped", "encoder_of_two_blocks"])
 @pytest.mark.parametrize("quantity", ["macs", "parameters", "size_bytes"])
 def test_prices_follow_the_cost_model_wherever_widths_go(name: str, quantity: str, analysed: Callable[..., Analysis]) -> None:
-    analysis = analysed(TOPOLOGIES[name]())
+    analysis = analysed({**TOPOLOGIES, **ATTENTION}[name](), kinds=frozenset(Kind))
     cost, random = CostModel(analysis, overhead_bytes=1000), np.random.default_rng(0)
     scores = {group.name: np.arange(group.width, dtype=float) for group in analysis.groups}
     chosen = registry.load("allocators", "uniform")()
