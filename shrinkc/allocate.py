@@ -11,6 +11,7 @@ import numpy as np
 from shrinkc.analysis.cost import Cost, CostModel
 from shrinkc.analysis.forming import Group
 from shrinkc.analysis.groups import Analysis, BoolArray
+from shrinkc.analysis.running_cost import RunningCost
 from shrinkc.api import Allocator, Evidence, FloatArray, Problem
 from shrinkc.budget import Budget
 from shrinkc.errors import BudgetError
@@ -47,6 +48,23 @@ class Allocation:
     pressure: float
 
 
+@dataclass(frozen=True)
+class GroupForecast:
+    """What a choice of widths is predicted to cost in one group.
+
+    Attributes
+    ----------
+    error : float
+        Error of its consumers' outputs after the best refit, as a share of their energy.
+    marginal : float or None
+        Error that its last step added, per percent of the budgeted quantity which that step saved (at the chosen widths of the
+        other groups); None where nothing went, or the step saved nothing.
+    """
+
+    error: float
+    marginal: float | None
+
+
 class Allocating:
     """One allocation problem: the same groups, scores and limits under varying pressure."""
 
@@ -63,7 +81,7 @@ class Allocating:
         quantities: Sequence[str] = ("macs",),
     ) -> None:
         self._analysis, self._cost, self._allocator = analysis, cost, allocator
-        self._scores, self._limits = scores, limits
+        self._scores, self._limits, self._evidence = scores, limits, evidence
         self._occupied = _least_occupied(analysis)
         self.problem = Problem(
             groups=analysis.groups,
@@ -71,7 +89,7 @@ class Allocating:
             is_comparable=is_comparable,
             errors=cache_by_name(lambda group: errors_by_width(evidence, group, scores[group.name])),
             price=_Prices(analysis, cost, scores, quantities).price,
-            step=lambda group: step_of(group.width, _channels_per_step(group), limits) * _n_cells(group),
+            step=lambda group: group_step(group, limits),
         )
 
     def at(self, pressure: float) -> Allocation:
@@ -105,6 +123,12 @@ class Allocating:
             else:
                 low = middle
         return best
+
+    def forecast(self, keep: KeepMap) -> dict[str, GroupForecast]:
+        """Predicted errors and marginal costs of every group whose consumers the evidence knows, by name."""
+        widths = {name: len(kept) for name, kept in keep.items()}
+        known = {} if self._evidence is None else self._evidence.consumers
+        return {group.name: forecast(self.problem, group, widths) for group in self._analysis.groups if known.get(group.name)}
 
     def _infeasible(self, budgets: Sequence[Budget], best: Allocation, dense: Cost) -> BudgetError:
         missed = [budget for budget in budgets if not budget.is_met(best.cost, dense)]
@@ -140,6 +164,14 @@ class Allocating:
         for group in self._analysis.groups:
             rank[group.classes] = self._scores[group.name]
         return rank
+
+
+def forecast(problem: Problem, group: Group, widths: Mapping[str, int]) -> GroupForecast:
+    """What ``widths`` (by group name, all of them) are predicted to cost in one group."""
+    errors, width = problem.errors(group), widths.get(group.name, group.width)
+    before = min(group.width, width + problem.step(group))
+    saved = problem.price({**widths, group.name: before}) - problem.price(widths)
+    return GroupForecast(float(errors[width]), float(errors[width] - errors[before]) / (100 * saved) if saved > 0 else None)
 
 
 def select(group: Group, scores: FloatArray, wanted: float, limits: Limits) -> tuple[int, ...]:
@@ -184,6 +216,11 @@ def step_of(size: int, channels_per_step: int, limits: Limits) -> int:
     return step if size >= 2 * step else 1 << max(0, (size // 2).bit_length() - 1)
 
 
+def group_step(group: Group, limits: Limits) -> int:
+    """Positions by which the width of a group may change: the same step in every cell."""
+    return step_of(group.width // _n_cells(group), _channels_per_step(group), limits) * _n_cells(group)
+
+
 def _n_cells(group: Group) -> int:
     return int(group.cells.max()) + 1
 
@@ -206,26 +243,36 @@ def cache_by_name(curve: Callable[[Group], FloatArray]) -> Callable[[Group], Flo
 
 
 class _Prices:
-    """What widths cost, as a share of the original, summed over the budgeted quantities."""
+    """What widths cost, as a share of the original, a mean over the budgeted quantities.
+
+    Allocators ask for thousands of prices that differ in one or two widths, so the last answer is kept and brought up to date.
+    """
 
     def __init__(
         self, analysis: Analysis, cost: CostModel, scores: Mapping[str, FloatArray], quantities: Sequence[str]
     ) -> None:
-        self._analysis, self._cost, self._quantities = analysis, cost, quantities
+        self._analysis = analysis
         self._best_first = {
             group.name: group.classes[np.argsort(-scores[group.name], kind="stable")] for group in analysis.groups
         }
-        whole = np.ones(analysis.n_classes + 1, bool)
-        self._dense = [max(1, cost.quantity(name, whole)) for name in quantities]
+        self._widths = {group.name: group.width for group in analysis.groups}
+        self._is_kept = np.ones(analysis.n_classes + 1, bool)
+        self._counters = [RunningCost(cost.parts(name), analysis.n_classes) for name in quantities]
+        self._dense = [max(1.0, counter.of(self._is_kept)) for counter in self._counters]
 
     def price(self, widths: Mapping[str, float]) -> float:
         """Share that is left when every group keeps so many of its best positions; groups not named are whole."""
-        is_kept = np.ones(self._analysis.n_classes + 1, bool)
-        for name, width in widths.items():
-            is_kept[self._best_first[name][max(0, round(width)) :]] = False
-        is_kept = self._analysis.without_lost_heads(is_kept)
-        shares = [self._cost.quantity(name, is_kept) / dense for name, dense in zip(self._quantities, self._dense, strict=True)]
+        for name, classes in self._best_first.items():
+            width = round(widths.get(name, len(classes)))
+            if width != self._widths[name]:
+                self._keep(name, max(0, width))
+        is_kept = self._analysis.without_lost_heads(self._is_kept)
+        shares = [counter.of(is_kept) / dense for counter, dense in zip(self._counters, self._dense, strict=True)]
         return sum(shares) / len(shares)
+
+    def _keep(self, name: str, width: int) -> None:
+        before, self._widths[name] = self._widths[name], width
+        self._is_kept[self._best_first[name][min(before, width) : max(before, width)]] = width > before
 
 
 def _least_occupied(analysis: Analysis) -> list[tuple[np.ndarray, int]]:

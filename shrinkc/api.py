@@ -200,9 +200,9 @@ class Seeded(Protocol):
     seed: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Problem:
-    """What an allocator decides about.
+    """What an allocator decides about; equal only to itself, so allocators may remember what they worked out for it.
 
     Attributes
     ----------
@@ -231,6 +231,8 @@ class Problem:
 class Allocator(Protocol):
     """Decides how much of every group stays.
 
+    What the entry point names is called without arguments, or, for a setting ``name:parameter``, with the parameter's text.
+
     Attributes
     ----------
     name : str
@@ -249,7 +251,8 @@ class Allocator(Protocol):
         problem : Problem
             The same object for every pressure of one run.
         pressure : float in [0, 1]
-            0 keeps everything, 1 removes as much as the allocator ever would.  Widths must not grow with it.
+            0 keeps everything, 1 removes as much as the allocator ever would.  Widths must not grow with it, or, where they
+            are chosen jointly, their price must stay below a limit that falls with it.
         """
 
 
@@ -347,6 +350,19 @@ class Repaired:
 
     tensors: tuple[str, ...] = ()
     layers: tuple[RepairedLayer, ...] = ()
+
+
+@runtime_checkable
+class Prescription(Allocator, Protocol):
+    """An allocator that names every width itself, whatever the pressure: budgets, ratios and multiples do not apply to it.
+
+    Attributes
+    ----------
+    is_prescription : bool
+        True.
+    """
+
+    is_prescription: bool
 
 
 @dataclass(frozen=True)

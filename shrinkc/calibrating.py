@@ -55,11 +55,11 @@ def needs_data(recipe: Recipe, *, is_replay: bool) -> bool:
     """Whether anything a run does looks at data; a replayed plan has its channels chosen already."""
     asked = False
     if not is_replay:
-        parts = [registry.load("criteria", recipe.criterion), registry.load("allocators", recipe.allocator)]
-        asked = any(part().needs_evidence for part in parts)
+        parts = [registry.built("criteria", recipe.criterion), registry.built("allocators", recipe.allocator)]
+        asked = any(part.needs_evidence for part in parts)
     if recipe.compensation == NO_COMPENSATION:
         return asked
-    return asked or bool(registry.load("compensation", recipe.compensation)().needs_data)
+    return asked or bool(registry.built("compensation", recipe.compensation).needs_data)
 
 
 def shared_out(opened: Opened, recipe: Recipe, is_needed: bool, given: Data | None, evaluation: Data | None) -> Samples:

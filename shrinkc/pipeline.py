@@ -13,8 +13,7 @@ import onnx_ir as ir
 
 from shrinkc import ir as shrinkc_ir
 from shrinkc import plan as plans
-from shrinkc import planning, registry, verify
-from shrinkc import recipe as recipes
+from shrinkc import planning, recipe_files, registry, verify
 from shrinkc.analysis.cost import Cost
 from shrinkc.analysis.groups import Analysis, BoolArray
 from shrinkc.api import Evidence, Repaired, RuntimeAdapter
@@ -29,6 +28,7 @@ from shrinkc.log import Progress, Silent
 from shrinkc.measuring import measured
 from shrinkc.opening import Opened, loaded, open_model
 from shrinkc.plan import Plan
+from shrinkc.planning import Planned
 from shrinkc.recipe import Recipe
 from shrinkc.repairing import repaired
 from shrinkc.report import facts
@@ -139,7 +139,8 @@ def compress(
     progress : Progress, optional
         Told what is going on; silent by default.
     **settings
-        Fields of :class:`shrinkc.recipe.Recipe`: ``target``, ``macs``, ``prune_ratio`` and so on.
+        Fields of :class:`shrinkc.recipe.Recipe`: ``target``, ``macs``, ``prune_ratio`` and so on; and ``recipe``, the name or
+        file of settings that they override.
 
     Returns
     -------
@@ -161,7 +162,7 @@ def compress(
     saved = None if plan is None else plans.read(plan)
     if saved is not None:
         settings = {**_settings_of(saved), **settings}
-    recipe = recipes.resolve(**settings)
+    recipe = recipe_files.resolve(**settings)
     source = Path(model)
     artifacts = Artifacts(Path(output) if output is not None else Path(f"{source.stem}.shrunk.onnx"), _path(save_plan))
     _check_paths(artifacts, read=[source, *map(_path, (data, eval_data, preprocess, plan))])
@@ -177,10 +178,13 @@ def compress(
         shared = shared_out(opened, recipe, is_looked_at, given, judged if eval_data is not None else None)
         runtime: RuntimeAdapter = registry.load("runtimes", CHECK_RUNTIME)()
         run = Run(opened, recipe, artifacts, shared, runtime, progress)
-        chosen = _plan(run) if saved is None else planning.replayed(saved, opened.analysis, opened.sha256, str(plan))
-        _check_not_empty(chosen, opened.analysis)
+        if saved is None:
+            chosen = _plan(run)
+        else:
+            chosen = Planned(planning.replayed(saved, opened.analysis, opened.sha256, str(plan)), {})
+        _check_not_empty(chosen.plan, opened.analysis)
         if dry_run:
-            write_text(artifacts.plan or artifacts.beside(".plan.json"), plans.dumps(chosen))
+            write_text(artifacts.plan or artifacts.beside(".plan.json"), plans.dumps(chosen.plan))
             return _predicted(run, chosen)
         return _carry_out(run, chosen, threads, measure_latency)
 
@@ -210,7 +214,7 @@ def _check_paths(artifacts: Artifacts, read: Sequence[Path | None]) -> None:
         taken[path.resolve()] = "this run writes too"
 
 
-def _plan(run: Run) -> Plan:
+def _plan(run: Run) -> Planned:
     evidence = evidence_from(run.opened, run.recipe, run.samples.calibration, run.runtime, run.progress)
     if run.recipe.max_drop is not None:
         return largest_cut(
@@ -219,7 +223,7 @@ def _plan(run: Run) -> Plan:
             run.samples,
             run.runtime,
             run.progress,
-            plan_for=lambda recipe: _plan_within_size(run.opened, recipe, evidence),
+            planned_for=lambda recipe: _plan_within_size(run.opened, recipe, evidence),
             cut=lambda is_kept: _cut(run.opened, run.recipe, is_kept),
         )
     with run.progress.stage("scoring and allocating"):
@@ -235,20 +239,20 @@ def _check_not_empty(chosen: Plan, analysis: Analysis) -> None:
         )
 
 
-def _plan_within_size(opened: Opened, recipe: Recipe, evidence: Evidence | None) -> Plan:
+def _plan_within_size(opened: Opened, recipe: Recipe, evidence: Evidence | None) -> Planned:
     """Plan whose written file meets the budget of bytes: what the graph itself takes is only known once it is cut."""
     budgets = [budget.of(opened.cost.dense()) for budget in recipe.budgets()]
     limits = [budget.amount for budget in budgets if budget.quantity == "size_bytes"]
     cost, excess = opened.cost, 0
     for _ in range(SIZE_TRIES):
-        chosen = planning.plan_for(opened.analysis, recipe, budgets, cost, opened.sha256, evidence)
+        planned = planning.planned_for(opened.analysis, recipe, budgets, cost, opened.sha256, evidence)
         if not limits:
-            return chosen
-        is_kept = opened.analysis.keep_mask(chosen.keep())
+            return planned
+        is_kept = opened.analysis.keep_mask(planned.plan.keep())
         size = shrinkc_ir.written_bytes(_cut(opened, recipe, is_kept))
         excess = size - cost.of(is_kept).size_bytes
         if size <= min(limits):
-            return chosen
+            return planned
         cost = cost.plus_overhead(excess)
     raise BudgetError(
         "no plan was found whose file meets the budget", because=f"the graph itself takes {excess} bytes more than expected"
@@ -267,16 +271,15 @@ def _why_nothing(analysis: Analysis) -> str:
     return "every group is at its smallest admissible width"
 
 
-def _carry_out(run: Run, chosen: Plan, threads: int, measure_latency: bool) -> Report:
+def _carry_out(run: Run, chosen: Planned, threads: int, measure_latency: bool) -> Report:
     opened, artifacts = run.opened, run.artifacts
-    is_kept = opened.analysis.keep_mask(chosen.keep())
+    is_kept = opened.analysis.keep_mask(chosen.plan.keep())
     with run.progress.stage("removing channels"):
         pruned = _cut(opened, run.recipe, is_kept)
     proof = _prove(run, pruned, is_kept)
     repair = repaired(opened, run.recipe, pruned, is_kept, run.samples.calibration, run.runtime, run.progress)
-    chosen = replace(chosen, compensated=repair.tensors)
     if artifacts.plan is not None:
-        write_text(artifacts.plan, plans.dumps(chosen))
+        write_text(artifacts.plan, plans.dumps(replace(chosen.plan, compensated=repair.tensors)))
     with run.progress.stage("writing the model"):
         # Weights that came in a file of their own leave in one.
         limit = shrinkc_ir.INLINE_LIMIT_BYTES if opened.has_data_file else shrinkc_ir.PROTOBUF_LIMIT_BYTES
@@ -321,10 +324,10 @@ def _prove(run: Run, pruned: ir.Model, is_kept: BoolArray) -> Proof | None:
             raise
 
 
-def _predicted(run: Run, chosen: Plan) -> Report:
+def _predicted(run: Run, chosen: Planned) -> Report:
     """Report of what a plan will do; nothing is measured yet."""
     opened, recipe, artifacts = run.opened, run.recipe, run.artifacts
-    cost = opened.cost.of(opened.analysis.keep_mask(chosen.keep()))
+    cost = opened.cost.of(opened.analysis.keep_mask(chosen.plan.keep()))
     write_recipe(recipe, artifacts)
     before = opened.cost.dense()
     return Report(
@@ -338,7 +341,7 @@ def _predicted(run: Run, chosen: Plan) -> Report:
         before=Cost(before.macs, before.parameters, opened.size_bytes),
         after=cost,
         is_written=False,
-        groups=group_rows(opened.analysis, chosen),
+        groups=group_rows(opened.analysis, chosen.plan, chosen.forecast),
         refusals=tuple(opened.analysis.refusals),
         quality=Quality(),
         latency=None,

@@ -2,23 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import onnx_ir as ir
 
 from shrinkc import ir as shrinkc_ir
 from shrinkc import registry
-from shrinkc.allocate import Allocating, Allocation, Limits
-from shrinkc.analysis.cost import CostModel
+from shrinkc.allocate import Allocating, Allocation, GroupForecast, Limits
+from shrinkc.analysis.cost import Cost, CostModel
 from shrinkc.analysis.groups import Analysis
-from shrinkc.api import Allocator, Checking, Criterion, Evidence, FloatArray, Seeded, Weights
+from shrinkc.api import Allocator, Checking, Criterion, Evidence, FloatArray, Prescription, Seeded, Weights
 from shrinkc.budget import Budget
 from shrinkc.edits import make_plan
 from shrinkc.errors import BudgetError, PluginError, RecipeError, UnsupportedGraphError
 from shrinkc.graphs import inner_graphs
 from shrinkc.plan import Plan
 from shrinkc.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A plan, and what it is predicted to cost in every group whose consumers the evidence knows."""
+
+    plan: Plan
+    forecast: Mapping[str, GroupForecast]
 
 
 def plan_for(
@@ -29,7 +38,19 @@ def plan_for(
     model_sha256: str,
     evidence: Evidence | None,
 ) -> Plan:
-    """Plan that follows a recipe; ``budgets`` are the recipe's, as absolute numbers.
+    """Plan that follows a recipe; see :func:`planned_for`."""
+    return planned_for(analysis, recipe, budgets, cost, model_sha256, evidence).plan
+
+
+def planned_for(
+    analysis: Analysis,
+    recipe: Recipe,
+    budgets: Sequence[Budget],
+    cost: CostModel,
+    model_sha256: str,
+    evidence: Evidence | None,
+) -> Planned:
+    """Plan that follows a recipe, and what it is predicted to cost; ``budgets`` are the recipe's, as absolute numbers.
 
     Raises
     ------
@@ -42,15 +63,27 @@ def plan_for(
         raise BudgetError(
             "nothing in this model can be removed", because=_why(analysis), hint="`shrinkc inspect` lists every reason"
         )
-    allocation = _allocate(analysis, recipe, budgets, cost, evidence)
-    return make_plan(analysis, allocation.keep, model_sha256, recipe.to_json())
+    allocator: Allocator = registry.built("allocators", recipe.allocator)
+    problem = _problem(analysis, recipe, budgets, cost, evidence, allocator)
+    if isinstance(allocator, Prescription):
+        allocation = problem.at(1.0)
+    elif recipe.prune_ratio is not None:
+        allocation = problem.at(recipe.prune_ratio)
+    else:
+        allocation = _within(problem, budgets, cost.dense())
+    plan = make_plan(analysis, allocation.keep, model_sha256, recipe.to_json())
+    return Planned(plan, problem.forecast(allocation.keep))
 
 
-def _allocate(
-    analysis: Analysis, recipe: Recipe, budgets: Sequence[Budget], cost: CostModel, evidence: Evidence | None
-) -> Allocation:
+def _problem(
+    analysis: Analysis,
+    recipe: Recipe,
+    budgets: Sequence[Budget],
+    cost: CostModel,
+    evidence: Evidence | None,
+    allocator: Allocator,
+) -> Allocating:
     criterion = _criterion(analysis, recipe)
-    allocator: Allocator = registry.load("allocators", recipe.allocator)()
     if criterion.needs_evidence and evidence is None:
         raise RecipeError("the criterion needs data", where=f"--criterion {recipe.criterion}", hint="give --data FILE.npz")
     read = weights_of(analysis)
@@ -58,20 +91,19 @@ def _allocate(
         group.name: _scored(criterion, group.name, criterion.scores(group, read, evidence), group.width)
         for group in analysis.groups
     }
-    limits = Limits(recipe.round_to, recipe.min_width)
-    problem = Allocating(
+    return Allocating(
         analysis,
         cost,
         allocator,
         scores,
-        limits,
+        Limits(recipe.round_to, recipe.min_width),
         evidence=evidence,
         is_comparable=criterion.is_comparable,
         quantities=[budget.quantity for budget in budgets] or ("macs",),
     )
-    if recipe.prune_ratio is not None:
-        return problem.at(recipe.prune_ratio)
-    dense = cost.dense()
+
+
+def _within(problem: Allocating, budgets: Sequence[Budget], dense: Cost) -> Allocation:
     for budget in budgets:
         if budget.is_met(dense, dense):
             raise RecipeError(
@@ -81,7 +113,7 @@ def _allocate(
 
 
 def _criterion(analysis: Analysis, recipe: Recipe) -> Criterion:
-    criterion: Criterion = registry.load("criteria", recipe.criterion)()
+    criterion: Criterion = registry.built("criteria", recipe.criterion)
     if isinstance(criterion, Seeded):
         criterion.seed = recipe.seed
     if isinstance(criterion, Checking):

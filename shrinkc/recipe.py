@@ -8,8 +8,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from shrinkc import budget, target
+from shrinkc import budget, registry, target
 from shrinkc.analysis.kinds import DEFAULT_KINDS, Kind, parse_kinds
+from shrinkc.api import Prescription
 from shrinkc.budget import Budget
 from shrinkc.errors import RecipeError
 
@@ -17,6 +18,9 @@ NO_COMPENSATION = "none"
 
 DEFAULT_MACS = "70%"
 """Budget when none is given: a cut that leaves many models usable without recovery."""
+
+AMOUNTS = ("prune_ratio", "macs", "params", "size", "max_drop")
+"""Settings that say how much goes."""
 
 
 @dataclass(frozen=True)
@@ -33,9 +37,10 @@ class Recipe:
     max_drop : float or None
         Largest drop, in points, that is allowed; excludes ratio and budgets.
     criterion, allocator : str
-        Plug-in names.
+        Plug-in names; a parameter may follow after a colon.  With an allocator that prescribes widths there is no budget, no
+        ratio, and widths are rounded to nothing.
     compensation : str
-        Plug-in name, or ``none``.
+        How what stays makes up for what goes: a plug-in name, or ``none``.
     round_to, min_width : int
     prune : str or None
         Kinds of channels that may go, comma-separated; None is conv, mlp and heads.
@@ -110,14 +115,31 @@ def resolve(**settings: Any) -> Recipe:
         )
     given = {name: value for name, value in settings.items() if value is not None}
     chosen = target.load(given.get("target", "cpu"))
-    given.setdefault("round_to", chosen.channel_multiple)
-    if not any(name in given for name in ("prune_ratio", "macs", "params", "size", "max_drop")):
-        given["macs"] = DEFAULT_MACS
+    if isinstance(registry.built("allocators", given.get("allocator", Recipe.allocator)), Prescription):
+        _check_prescribed(given)
+    else:
+        given.setdefault("round_to", chosen.channel_multiple)
+        if not any(name in given for name in AMOUNTS):
+            given["macs"] = DEFAULT_MACS
     for name in ("exclude", "include"):
         given[name] = tuple(given.get(name, ()))
     recipe = Recipe(**given)
     _check(recipe)
     return recipe
+
+
+def _check_prescribed(given: Mapping[str, Any]) -> None:
+    idle = [name for name in (*AMOUNTS, "round_to", "min_width") if name in given]
+    if idle:
+        raise RecipeError(
+            f"the allocator prescribes every width; {_flags(idle)} would contradict it",
+            where=f"--allocator {given['allocator']}",
+            hint="leave one of them out",
+        )
+
+
+def _flags(names: list[str]) -> str:
+    return ", ".join(f"--{name.replace('_', '-')}" for name in names)
 
 
 def _check(recipe: Recipe) -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
 from shrinkc.errors import PluginError, RecipeError
 
-SINGULAR = {"criteria": "criterion", "allocators": "allocator", "runtimes": "runtime", "oprules": "operator rules"}
+SINGULAR = {"criteria": "criterion", "allocators": "allocator", "compensation": "compensation", "runtimes": "runtime", "oprules": "operator rules"}
 
 
 @cache
@@ -49,6 +50,28 @@ def load(group: str, name: str) -> Any:
         return points[name].load()
     except Exception as error:
         raise PluginError("a plug-in cannot be imported", where=points[name].value, because=str(error)) from error
+
+
+def built(group: str, setting: str) -> Any:
+    """Plug-in that a setting asks for: ``name``, or ``name:parameter`` where its factory takes one text.
+
+    Raises
+    ------
+    RecipeError
+        No plug-in has that name, or it wants a parameter that is missing, or none where there is one.
+    PluginError
+        See :func:`load`.
+    """
+    name, colon, parameter = setting.partition(":")
+    factory = load(group, name)
+    given = (parameter,) if colon else ()
+    try:
+        inspect.signature(factory).bind(*given)
+    except TypeError as error:
+        what = "takes no parameter" if given else "needs a parameter"
+        hint = f"write {name}" if given else f"write {name}:PARAMETER"
+        raise RecipeError(f"the {SINGULAR[group]} {what}", where=setting, hint=hint) from error
+    return factory(*given)
 
 
 def operator_rules() -> dict[tuple[str, str], Any]:

@@ -33,7 +33,7 @@ def repaired(
     """
     if recipe.compensation == NO_COMPENSATION:
         return Repaired()
-    compensation: Compensation = registry.load("compensation", recipe.compensation)()
+    compensation: Compensation = registry.built("compensation", recipe.compensation)
     batches = [] if calibration is None else batches_for(opened, calibration)
     shapes = _shapes(pruned)
     with progress.stage(f"compensating ({recipe.compensation})"):

@@ -20,6 +20,7 @@ from shrinkc.log import Progress
 from shrinkc.measuring import QUALITY_BATCH
 from shrinkc.opening import Opened
 from shrinkc.plan import Plan
+from shrinkc.planning import Planned
 from shrinkc.recipe import Recipe
 from shrinkc.repairing import repaired
 
@@ -37,9 +38,9 @@ def largest_cut(
     runtime: RuntimeAdapter,
     progress: Progress,
     *,
-    plan_for: Callable[[Recipe], Plan],
+    planned_for: Callable[[Recipe], Planned],
     cut: Callable[[BoolArray], ir.Model],
-) -> Plan:
+) -> Planned:
     """Plan with the fewest MACs found whose drop, measured on held-out samples after compensation, is within the limit.
 
     Raises
@@ -61,12 +62,12 @@ def largest_cut(
         repaired(opened, recipe, pruned, is_kept, samples.calibration, runtime, progress)
         return drop_of(_quality(dense, pruned, judged, runtime, opened))
 
-    best: Plan | None = None
+    best: Planned | None = None
     low, share, high = SMALLEST_SHARE, LARGEST_SHARE, LARGEST_SHARE
     for _ in range(STEPS + 1):
         with progress.stage(f"trying {share:.1%} of the MACs"):
-            plan = _planned(plan_for, replace(recipe, max_drop=None, macs=f"{100 * share:.4g}%"))
-            drop = float("inf") if plan is None else measured_drop(plan)
+            plan = _planned(planned_for, replace(recipe, max_drop=None, macs=f"{100 * share:.4g}%"))
+            drop = float("inf") if plan is None else measured_drop(plan.plan)
         if drop <= limit:
             best, high = plan, share
         elif best is None:
@@ -81,13 +82,13 @@ def largest_cut(
             because=f"with {LARGEST_SHARE:.0%} of the MACs left the drop is {drop:.2f} points already",
             hint="allow more, or give more data",
         )
-    return replace(best, settings=recipe.to_json())
+    return replace(best, plan=replace(best.plan, settings=recipe.to_json()))
 
 
-def _planned(plan_for: Callable[[Recipe], Plan], recipe: Recipe) -> Plan | None:
+def _planned(planned_for: Callable[[Recipe], Planned], recipe: Recipe) -> Planned | None:
     """A plan, None where the floors of the groups are above the budget."""
     try:
-        return plan_for(recipe)
+        return planned_for(recipe)
     except BudgetError:
         return None
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -72,6 +73,15 @@ class _Stored:
     item_bytes: float
     is_parameter: bool
 
+    @property
+    def classes(self) -> tuple[Labels, ...]:
+        """Classes along every axis of every variant."""
+        return tuple(classes for term in self.variants for classes in term.axes)
+
+    def bytes(self, is_kept: BoolArray) -> float:
+        """Bytes of all copies together."""
+        return self.elements(is_kept) * self.item_bytes
+
     def elements(self, is_kept: BoolArray) -> int:
         """Elements of all copies together."""
         copies = {tuple(is_kept[classes].tobytes() for classes in term.axes): term for term in self.variants}
@@ -79,6 +89,14 @@ class _Stored:
         cut = sum(size for size, amount in sizes if size < amount)
         is_whole_kept = self.has_whole_use or any(size == amount for size, amount in sizes)
         return cut + (self.variants[0].amount if is_whole_kept else 0)
+
+
+@dataclass(frozen=True)
+class Part:
+    """What one layer or stored tensor adds to a quantity, and the arrays of classes it depends on."""
+
+    classes: tuple[Labels, ...]
+    under: Callable[[BoolArray], float]
 
 
 class CostModel:
@@ -117,6 +135,14 @@ class CostModel:
         if name == "macs":
             return sum(term.under(is_kept) for term in self._macs)
         return int(getattr(self.of(is_kept), name))
+
+    def parts(self, name: str) -> list[Part]:
+        """Parts that add up to one attribute of :class:`Cost`, bytes up to rounding."""
+        if name == "macs":
+            return [Part((*term.axes, *term.operands), term.under) for term in self._macs]
+        if name == "parameters":
+            return [Part(tensor.classes, tensor.elements) for tensor in self._tensors if tensor.is_parameter]
+        return [Part((), lambda is_kept: self._overhead), *(Part(tensor.classes, tensor.bytes) for tensor in self._tensors)]
 
     def dense(self) -> Cost:
         """Cost of the graph as it is."""

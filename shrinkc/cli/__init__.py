@@ -13,6 +13,7 @@ import click
 from shrinkc import __version__
 from shrinkc.cli.compress import compress
 from shrinkc.cli.inspect import inspect
+from shrinkc.cli.recipes import recipes
 from shrinkc.errors import ShrinkcError
 
 UNUSABLE_FILE, INTERNAL_ERROR, INTERRUPTED = 2, 70, 130
@@ -26,6 +27,7 @@ def cli() -> None:
 
 cli.add_command(compress)
 cli.add_command(inspect)
+cli.add_command(recipes)
 
 
 def main() -> None:

@@ -9,6 +9,7 @@ import click
 from shrinkc.cli.options import model_options, output_options, progress_for, shapes_of
 
 PLANNING = (
+    "recipe",
     "prune_ratio",
     "macs",
     "params",
@@ -30,6 +31,9 @@ PLANNING_WITH_A_PLAN = tuple(name for name in PLANNING if name != "target")
 @click.command()
 @click.argument("model", type=click.Path(dir_okay=False))
 @click.option("-o", "--output", type=click.Path(dir_okay=False), help="Compressed model.  [default: NAME.shrunk.onnx here]")
+@click.option(
+    "--recipe", metavar="NAME|FILE", help="Settings by name (`shrinkc recipes` lists them) or from a TOML file; flags override."
+)
 @click.option("--target", help="What it shall run on.  [default: cpu]")
 @click.option(
     "--data",
@@ -58,7 +62,9 @@ PLANNING_WITH_A_PLAN = tuple(name for name in PLANNING if name != "target")
     help="Fraction of the channels of every group to remove, in place of a budget.",
 )
 @click.option("--criterion", help="Which channels matter least: a criterion by name.  [default: l2]")
-@click.option("--allocator", help="How the cut is spread over the groups.  [default: uniform]")
+@click.option(
+    "--allocator", help="How the cut is spread over the groups; preset:NAME for published widths.  [default: uniform]"
+)
 @click.option("--compensation", help="How the rest makes up for what went: a compensation by name, or none.")
 @click.option(
     "--max-drop", type=float, metavar="POINTS", help="Look for the largest cut that loses no more, measured on held-out data."
@@ -108,14 +114,16 @@ def compress(
     report = run(
         model,
         input_shapes=shapes_of(input_shapes),
-        optimize=not no_optimize,
-        verify=not no_verify,
+        optimize=False if no_optimize else None,
+        verify=False if no_verify else None,
         measure_latency=not no_latency,
         threads=threads or 1,
         progress=progress,
         **settings,
     )
     _print(report, quiet, as_json)
+    if verbose and not as_json:
+        _print_groups(report)
 
 
 def _refuse_idle_flags(
@@ -164,3 +172,11 @@ def _print(report: Any, is_quiet: bool, as_json: bool) -> None:
         from shrinkc.report.terminal import show
 
         show(report, Console(highlight=False))
+
+
+def _print_groups(report: Any) -> None:
+    from rich.console import Console
+
+    from shrinkc.report.terminal import show_groups
+
+    show_groups(report, Console(highlight=False))

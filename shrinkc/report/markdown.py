@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from shrinkc.report.model import Report
-from shrinkc.report.rows import count, remarks, rows
+from shrinkc.report.rows import count, error, remarks, rows
 
 MAX_REFUSALS = 10
 
@@ -22,7 +22,17 @@ def _groups(report: Report) -> list[str]:
     for group in report.groups:
         kind = "equals zeroing" if group.is_exact else "channels are mixed by a normalisation"
         table.append(f"| `{group.name}` | {group.channels_before} | {group.channels_after} | {kind} |")
-    return [*table, ""]
+    return [*table, "", *_predictions(report)]
+
+
+def _predictions(report: Report) -> list[str]:
+    """Errors are shares of the energy of what reads the channels, as known before any repair is measured."""
+    if report.predicted_error is None:
+        return []
+    table = ["## Predicted errors", "", "| group | error | of the last step, per percent saved |", "|---|---:|---:|"]
+    for group in report.groups:
+        table.append(f"| `{group.name}` | {error(group.predicted_error)} | {error(group.marginal_cost)} |")
+    return [*table, f"| all | {error(report.predicted_error)} | |", ""]
 
 
 def _refusals(report: Report) -> list[str]:

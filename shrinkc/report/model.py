@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from shrinkc.allocate import GroupForecast
 from shrinkc.analysis.cost import Cost
+from shrinkc.analysis.forming import Group
 from shrinkc.analysis.groups import Analysis, Refusal
 from shrinkc.api import RepairedLayer
 from shrinkc.evidence.quality import Quality
@@ -19,13 +21,23 @@ SCHEMA = "shrinkc.report/1"
 
 @dataclass(frozen=True)
 class GroupRow:
-    """One group, before and after."""
+    """One group, before and after.
+
+    Attributes
+    ----------
+    predicted_error : float or None
+        Of its consumers' outputs after the best refit, as a share of their energy; None without evidence.
+    marginal_cost : float or None
+        Predicted error that the last step added, per percent of the budgeted quantity which it saved.
+    """
 
     name: str
     kind: str
     channels_before: int
     channels_after: int
     is_exact: bool
+    predicted_error: float | None = None
+    marginal_cost: float | None = None
 
 
 @dataclass(frozen=True)
@@ -96,24 +108,34 @@ class Report:
     notes: tuple[str, ...] = ()
     files: Mapping[str, str] = field(default_factory=dict)
 
+    @property
+    def predicted_error(self) -> float | None:
+        """Sum over the groups; None where it is known of none."""
+        known = [group.predicted_error for group in self.groups if group.predicted_error is not None]
+        return sum(known) if known else None
+
     def to_json(self) -> dict[str, Any]:
         """Plain data, schema first."""
         data = asdict(self)
+        data["predicted_error"] = self.predicted_error
         data["proof"] = None if self.proof is None else self.proof.to_json()
         data["quality"]["is_measured"] = self.quality.is_measured
         return {"schema": SCHEMA, **data}
 
 
-def group_rows(analysis: Analysis, plan: Plan) -> tuple[GroupRow, ...]:
-    """Channels of every group before and after."""
-    keep = plan.keep()
-    return tuple(
-        GroupRow(
-            group.name,
-            group.kind.value,
-            group.width * group.multiplicity,
-            len(keep.get(group.name, range(group.width))) * group.multiplicity,
-            group.is_exact,
-        )
-        for group in analysis.groups
+def group_rows(analysis: Analysis, plan: Plan, forecast: Mapping[str, GroupForecast] | None = None) -> tuple[GroupRow, ...]:
+    """Channels of every group before and after, and what that is predicted to cost where that is known."""
+    keep, known = plan.keep(), forecast or {}
+    return tuple(_group_row(group, keep, known.get(group.name)) for group in analysis.groups)
+
+
+def _group_row(group: Group, keep: Mapping[str, tuple[int, ...]], forecast: GroupForecast | None) -> GroupRow:
+    return GroupRow(
+        group.name,
+        group.kind.value,
+        group.width * group.multiplicity,
+        len(keep.get(group.name, range(group.width))) * group.multiplicity,
+        group.is_exact,
+        None if forecast is None else forecast.error,
+        None if forecast is None else forecast.marginal,
     )

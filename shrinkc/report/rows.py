@@ -73,6 +73,7 @@ def remarks(report: Report) -> list[str]:
     lines.append(_quality_remark(report))
     if report.calibration is not None:
         lines.append(_calibration_remark(report.calibration))
+    lines += _prediction_remark(report)
     lines.append(_proof_remark(report))
     lines += [f"{level.runtime}: {level.level}: {level.detail}." for level in report.runtimes if level.level == "not run"]
     return [*lines, *report.notes]
@@ -100,6 +101,15 @@ def _calibration_remark(used: Calibration) -> str:
 ERRORS = ("error_before", "error_after")
 
 
+def _prediction_remark(report: Report) -> list[str]:
+    if report.predicted_error is None:
+        return []
+    known = sum(group.predicted_error is not None for group in report.groups)
+    return [
+        f"Predicted error: {report.predicted_error:.2%} of the energy of what reads the channels, summed over {known} groups."
+    ]
+
+
 def _proof_remark(report: Report) -> str:
     proof = report.proof
     if proof is None:
@@ -110,6 +120,11 @@ def _proof_remark(report: Report) -> str:
         f"Proof: passed; equal to the original with the removed channels zeroed in {len(proof.trials)} trials "
         f"(worst difference {worst:.2g} of the tolerance).{weak}"
     )
+
+
+def error(number: float | None) -> str:
+    """Readable share of energy, 1.23 %; a dash where it is not known."""
+    return "-" if number is None else f"{100 * number:.3g} %"
 
 
 def count(number: float) -> str:

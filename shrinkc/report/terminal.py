@@ -7,7 +7,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from shrinkc.report.model import Report
-from shrinkc.report.rows import count, remarks, rows
+from shrinkc.report.rows import count, error, remarks, rows
 
 MAX_REFUSALS = 3
 
@@ -27,6 +27,18 @@ def show(report: Report, console: Console) -> None:
     _show_refusals(report, console)
     for name, path in report.files.items():
         console.print(f"{name:>8}: {escape(path)}", soft_wrap=True)
+
+
+def show_groups(report: Report, console: Console) -> None:
+    """Print what went from every group, and what that is predicted to cost."""
+    table = Table(title="error: share of energy; marginal: of the last step, per percent saved", title_justify="left")
+    table.add_column("group")
+    for name in ("before", "after", "predicted error", "marginal"):
+        table.add_column(name, justify="right")
+    for group in report.groups:
+        widths = str(group.channels_before), str(group.channels_after)
+        table.add_row(escape(group.name), *widths, error(group.predicted_error), error(group.marginal_cost))
+    console.print(table)
 
 
 def _show_refusals(report: Report, console: Console) -> None:

@@ -45,6 +45,22 @@ def test_the_main_job_prints_a_table_and_writes_model_and_reports(saved: Save, t
     onnx.checker.check_model(str(tmp_path / "model.shrunk.onnx"))
 
 
+def test_a_recipe_file_sets_what_flags_do_not_and_is_written_resolved(saved: Save, tmp_path: Path) -> None:
+    saved(TOPOLOGIES["chain"]())
+    (tmp_path / "own.toml").write_text('macs = "40%"\nround_to = 1\ncriterion = "l1"\noptimize = false\n')
+    options = ["--recipe", "own.toml", "--prune-ratio", "0.25", "--no-latency", "-v"]
+    result = run("compress", "model.onnx", *options, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert "marginal" in result.stdout
+    recipe = json.loads((tmp_path / "model.shrunk.recipe.json").read_text())
+    wanted = {"macs": None, "prune_ratio": 0.25, "criterion": "l1", "round_to": 1, "optimize": False, "verify": True}
+    assert {name: recipe[name] for name in wanted} == wanted
+    assert [row["channels_after"] for row in json.loads((tmp_path / "model.shrunk.report.json").read_text())["groups"]] == [
+        6,
+        9,
+    ]
+
+
 def test_json_on_stdout_is_the_report_and_nothing_else(saved: Save, tmp_path: Path) -> None:
     saved(TOPOLOGIES["chain"]())
     result = run("compress", "model.onnx", "--prune-ratio", "0.5", "--round-to", "1", "--json", "-v", cwd=tmp_path)
@@ -92,6 +108,12 @@ def test_jetson_says_plainly_that_no_engine_was_built(saved: Save, tmp_path: Pat
         (["compress", "model.onnx", "--prune-ratio", "1.5"], 2, ["between 0 and 1"]),
         (["compress", "model.onnx", "--target", "toaster"], 2, ["no target", "cpu, jetson"]),
         (["compress", "model.onnx", "--criterion", "guess"], 2, ["no criterion of that name", "l1, l2"]),
+        (["compress", "model.onnx", "--recipe", "slimming-7"], 2, ["no such recipe", "slimming-70"]),
+        (
+            ["compress", "model.onnx", "--allocator", "preset:li-vgg16-a"],
+            2,
+            ["another model: VGG-16", "expects 13", "found: 2"],
+        ),
         (["compress", "model.onnx", "--exclude", "ghost*"], 2, ["matches no group", "ghost*"]),
         (["compress", "model.onnx", "--round-to", "0"], 2, ["at least 1"]),
         (["compress", "model.onnx", "--seed", "-1"], 2, ["--seed"]),

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from models.attention_topologies import ATTENTION
 from models.builder import Net
 from models.topologies import TOPOLOGIES
 
@@ -13,6 +14,7 @@ from shrinkc import registry
 from shrinkc.allocate import Allocating, Limits, admissible
 from shrinkc.analysis.cost import CostModel
 from shrinkc.analysis.groups import Analysis
+from shrinkc.analysis.kinds import Kind
 from shrinkc.budget import parse
 from shrinkc.errors import BudgetError
 from shrinkc.planning import weights_of
@@ -41,7 +43,7 @@ def test_admissible_widths_are_possible_and_near(wanted: float, size: int, step:
         assert abs(count - wanted) <= round_to / 2 + 1
 
 
-@pytest.mark.parametrize("allocator", ["uniform", "global"])
+@pytest.mark.parametrize("allocator", ["uniform", "global", "lagrangian", "dynamic-programming"])
 @pytest.mark.parametrize("name", ["projection_shortcut", "grouped", "shuffle_units", "cascaded_concat"])
 def test_more_pressure_never_costs_more(name: str, allocator: str, analysed: Callable[..., Analysis]) -> None:
     allocating = problem(analysed(TOPOLOGIES[name]()), allocator)
@@ -69,7 +71,7 @@ def test_a_normalised_group_keeps_two_channels(analysed: Callable[..., Analysis]
 
 
 @pytest.mark.parametrize("quantity", ["macs", "parameters", "size_bytes"])
-@pytest.mark.parametrize("allocator", ["uniform", "global"])
+@pytest.mark.parametrize("allocator", ["uniform", "global", "lagrangian", "dynamic-programming"])
 def test_budgets_are_met_and_not_by_half(quantity: str, allocator: str, analysed: Callable[..., Analysis]) -> None:
     analysis = analysed(TOPOLOGIES["projection_shortcut"]())
     cost = CostModel(analysis)
@@ -144,3 +146,22 @@ def test_cost_counts_what_textbooks_count(analysed: Callable[..., Analysis]) -> 
     cost = CostModel(analysed(net)).dense()
     assert cost.macs == 21_600 + 1_800 + 4_800 + 30
     assert cost.parameters == (216 + 8) + (72 + 8) + 192 + (30 + 5)
+
+
+@pytest.mark.parametrize("name", ["shared_bias", "grouped", "encoder_of_two_blocks"])
+@pytest.mark.parametrize("quantity", ["macs", "parameters", "size_bytes"])
+def test_prices_follow_the_cost_model_wherever_widths_go(name: str, quantity: str, analysed: Callable[..., Analysis]) -> None:
+    analysis = analysed({**TOPOLOGIES, **ATTENTION}[name](), kinds=frozenset(Kind))
+    cost, random = CostModel(analysis, overhead_bytes=1000), np.random.default_rng(0)
+    scores = {group.name: np.arange(group.width, dtype=float) for group in analysis.groups}
+    chosen = registry.load("allocators", "uniform")()
+    asked = Allocating(analysis, cost, chosen, scores, Limits(), quantities=[quantity]).problem
+    for _ in range(20):
+        widths = {group.name: int(random.integers(1, group.width + 1)) for group in analysis.groups if random.random() < 0.7}
+        keep = {
+            group.name: range(group.width - widths[group.name], group.width)
+            for group in analysis.groups
+            if group.name in widths
+        }
+        counted = cost.quantity(quantity, analysis.keep_mask(keep)) / cost.quantity(quantity, analysis.keep_mask({}))
+        assert asked.price(widths) == pytest.approx(counted, abs=1e-4 if quantity == "size_bytes" else 1e-12)

@@ -1,0 +1,1 @@
+"""Published widths as data; no code."""
