@@ -113,6 +113,8 @@ class Consumer:
         Of the channels it reads, ``columns // taps`` of them.
     windows : Windows or None
         How it slides over its input, None for a matrix product.
+    number : int
+        Which group of a grouped convolution it is.
     """
 
     name: str
@@ -124,6 +126,7 @@ class Consumer:
     taps: int
     activity: Activity
     windows: Windows | None = None
+    number: int = 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -139,6 +142,8 @@ class Evidence:
         Where the data came from.
     is_synthetic : bool
         It was made up from the model.
+    sensitivity : mapping of group name to float
+        Error of the model's outputs per error at the group's consumers; groups that are not named count 1.
     gradients : mapping of tensor name to ndarray of shape (samples, *tensor)
         Gradients of the loss by stored tensor, laid out as it is stored, one sample along the first axis in the same order for
         every tensor (one mini-batch instead, if its mean loss is what was derived); empty if none were given.
@@ -148,6 +153,7 @@ class Evidence:
     n_samples: int = 0
     source: str = ""
     is_synthetic: bool = False
+    sensitivity: Mapping[str, float] = field(default_factory=dict)
     gradients: Mapping[str, FloatArray] = field(default_factory=dict)
 
 

@@ -9,7 +9,13 @@ from typing import Any
 
 from shrinkc.errors import PluginError, RecipeError
 
-SINGULAR = {"criteria": "criterion", "allocators": "allocator", "compensation": "compensation", "runtimes": "runtime", "oprules": "operator rules"}
+SINGULAR = {
+    "criteria": "criterion",
+    "allocators": "allocator",
+    "compensation": "compensation",
+    "runtimes": "runtime",
+    "oprules": "operator rules",
+}
 
 
 @cache

@@ -29,4 +29,5 @@ class StructuredObs:
         elimination = None if evidence is None else greedy_elimination(evidence, group)
         if elimination is None:
             return np.ones(group.width)
-        return Removals(elimination.order, np.diff(elimination.errors)).scores()
+        sensitivity = 1.0 if evidence is None else evidence.sensitivity.get(group.name, 1.0)
+        return Removals(elimination.order, sensitivity * np.diff(elimination.errors)).scores()

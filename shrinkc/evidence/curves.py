@@ -6,11 +6,11 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 
-from shrinkc.api import Evidence, FloatArray, Group
+from shrinkc.api import Consumer, Evidence, FloatArray, Group
 from shrinkc.evidence.elimination import Elimination, greedily, in_order
 
-_GREEDY: WeakKeyDictionary[Evidence, dict[str, Elimination]] = WeakKeyDictionary()
-"""Greedy eliminations are asked for twice, by the criterion and by the allocator."""
+_GREEDY: WeakKeyDictionary[Consumer, Elimination] = WeakKeyDictionary()
+"""Greedy eliminations by a group's first consumer: criterion, sensitivity and allocator all ask for them."""
 
 
 def greedy_elimination(evidence: Evidence, group: Group) -> Elimination | None:
@@ -18,14 +18,15 @@ def greedy_elimination(evidence: Evidence, group: Group) -> Elimination | None:
     consumers = evidence.consumers.get(group.name, ())
     if not consumers:
         return None
-    known = _GREEDY.setdefault(evidence, {})
-    if group.name not in known:
-        known[group.name] = greedily(consumers, group.width)
-    return known[group.name]
+    if consumers[0] not in _GREEDY:
+        _GREEDY[consumers[0]] = greedily(consumers, group.width)
+    return _GREEDY[consumers[0]]
 
 
 def errors_by_width(evidence: Evidence | None, group: Group, scores: FloatArray) -> FloatArray:
     """Error of keeping the best ``k`` positions by score, shape ``(width + 1,)``, as a share of the consumers' energy.
+
+    Where the group's sensitivity is known it is multiplied by that, and so an estimate of the error of the outputs.
 
     Without anything known of the consumers it is the share of the squared scores that goes: the error if channels were
     independent and of one variance.
@@ -35,7 +36,7 @@ def errors_by_width(evidence: Evidence | None, group: Group, scores: FloatArray)
     if evidence is None or not consumers:
         lost = np.concatenate([[0.0], np.cumsum(np.square(scores[order], dtype=np.float64))])
         return (lost / (lost[-1] or 1.0))[::-1]
-    known = _GREEDY.get(evidence, {}).get(group.name)
+    known = _GREEDY.get(consumers[0])
     if known is None or not np.array_equal(known.order, order):
         known = in_order(consumers, order.tolist())
-    return known.errors[::-1]
+    return known.errors[::-1] * evidence.sensitivity.get(group.name, 1.0)

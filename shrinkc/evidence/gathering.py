@@ -207,6 +207,7 @@ def _consumers(site: Site, moments: Moments, activity: Activity, position: Label
                 taps=site.taps,
                 activity=Activity(activity.mean_abs[own], activity.zero_share[own]),
                 windows=site.windows,
+                number=number,
             )
 
 
