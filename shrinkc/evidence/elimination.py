@@ -80,6 +80,14 @@ def _eliminate(consumers: Sequence[Consumer], width: int, fixed: Positions | Non
     return Elimination(np.asarray(order, np.int64), np.asarray(errors))
 
 
+def weight_after(consumer: Consumer, removed: Iterable[int]) -> FloatArray:
+    """Weight of a consumer once positions were removed and the rest refitted; removed columns are zero."""
+    layer = _Layer(consumer, int(consumer.position.max(initial=-1)) + 1)
+    for position in removed:
+        layer.remove(position)
+    return layer.weight_in(len(consumer.position))
+
+
 def damped(covariance: FloatArray, rows: int) -> FloatArray:
     """Covariance with the ridge that its number of rows asks for, float64."""
     size = len(covariance)
@@ -100,6 +108,7 @@ class _Layer:
         self._inverse: FloatArray = np.asfortranarray(_inverse(damped(covariance, consumer.rows)))
         self._weight: FloatArray = np.array(consumer.weight, np.float64, order="F")
         self._width = width
+        self._columns = np.arange(len(consumer.position))
         self._lay_out(consumer.position.copy())
 
     def _lay_out(self, position: Positions) -> None:
@@ -147,10 +156,17 @@ class _Layer:
         if self._living < COMPRESS_AT * len(self._position):
             self._compress()
 
+    def weight_in(self, columns: int) -> FloatArray:
+        """The weight as it is now, laid out in all the columns there were."""
+        whole = np.zeros((len(self._weight), columns))
+        whole[:, self._columns] = self._weight
+        return whole
+
     def _compress(self) -> None:
         left = np.flatnonzero(self._position != -2)
         self._weight = np.asfortranarray(self._weight[:, left])
         self._inverse = np.asfortranarray(self._inverse[np.ix_(left, left)])
+        self._columns = self._columns[left]
         self._lay_out(self._position[left])
 
 

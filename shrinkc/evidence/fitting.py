@@ -7,7 +7,8 @@ there already, a shortcut, the target also makes up for that value's error.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +18,8 @@ from numpy.typing import NDArray
 
 from shrinkc import ir as shrinkc_ir
 from shrinkc.api import Fit, FloatArray, Layer, Repair, Repaired, RepairedLayer
-from shrinkc.evidence.gathering import LARGEST_GRAM, Sampling, sampling_for
+from shrinkc.evidence.gathering import LARGEST_GRAM, sampling_for
+from shrinkc.evidence.matching import Channels, kept_channels
 from shrinkc.evidence.moments import CrossMomentsOf
 from shrinkc.evidence.patches import columns, n_positions, rows
 from shrinkc.evidence.regression import relative_error
@@ -33,7 +35,15 @@ SMALLEST_GAIN = 1e-3
 
 def fit_layers(repair: Repair, fit: Callable[[Layer], Fit]) -> Repaired:
     """Fit every layer whose inputs are not what they were to what it gave in the original, in the order of the graph."""
-    work = _Fitting(repair)
+    return _fit(_InTheCutNetwork(repair), fit)
+
+
+def fit_layers_apart(repair: Repair, fit: Callable[[Layer], Fit]) -> Repaired:
+    """Fit every layer that lost inputs by itself, as if its other inputs were still what the original gave."""
+    return _fit(_InTheOriginal(repair), fit)
+
+
+def _fit(work: _Fitting, fit: Callable[[Layer], Fit]) -> Repaired:
     layers, tensors = [], []
     for site in work.sites:
         layer = work.layer(site)
@@ -61,24 +71,73 @@ class _Shortcut:
     gain: FloatArray
 
 
-class _Fitting:
-    """The two walks, and what one layer needs of them."""
+class _Fitting(ABC):
+    """The walk through the original, and what one layer needs of it."""
 
     def __init__(self, repair: Repair) -> None:
         self._repair = repair
         original = repair.analysis.model
-        shadow = Shadow.of(repair.pruned, repair.shapes)
-        dense = {site.name: site for site in sites_of(original, repair.analysis.shadow)}
-        self._dense_sites = dense
-        self.sites = [site for site in sites_of(repair.pruned, shadow) if site.name in dense and _fits_memory(site)]
-        needed = [name for site in self.sites for name in (site.name, dense[site.name].data.name or "")]
+        self._shadow = Shadow.of(repair.pruned, repair.shapes)
+        self._dense_sites = {site.name: site for site in sites_of(original, repair.analysis.shadow)}
+        found = sites_of(repair.pruned, self._shadow)
+        self.sites = [site for site in found if site.name in self._dense_sites and _fits_memory(site)]
+        needed = [name for site in self.sites for name in (site.name, self._data_name(site))]
         self._dense = Walk(original, repair.batches, repair.runtime, needed)
-        self._pruned = Walk(repair.pruned, repair.batches, repair.runtime)
-        self._shadow = shadow
         self._samples = sum(len(next(iter(batch.values()))) for batch in repair.batches)
 
+    @abstractmethod
     def layer(self, site: Site) -> Layer | None:
-        """Moments of one layer in the cut network; None if it reads what it always read."""
+        """Moments of one layer; None if it needs no repair."""
+
+    def leave(self, site: Site) -> None:
+        """Forget what only this layer needed."""
+        self._dense.release(site.name)
+        self._dense.release(self._data_name(site))
+
+    def _data_name(self, site: Site) -> str:
+        """What the layer reads in the original."""
+        return self._dense_sites[site.name].data.name or ""
+
+    def _summed_up(self, site: Site, given: Iterable[tuple[Array, Array]]) -> Layer:
+        """The layer with the moments of inputs and targets, given batch by batch."""
+        moments, sampling = CrossMomentsOf(), sampling_for(site, self._samples, self._repair.seed)
+        for number, (data, target) in enumerate(given):
+            positions = sampling.positions(site, number, n_positions(site, data), len(data))
+            moments.add(columns(site, data, positions), rows(site, target, positions))
+        return Layer(site.name, site.matrix(), site.bias(), moments.result(), site.taps, site.intercept is not None)
+
+    def _kept(self, value: ir.Value, axis: int) -> Channels | None:
+        return kept_channels(self._repair.analysis, self._repair.is_kept, value, axis)
+
+
+class _InTheOriginal(_Fitting):
+    """Inputs are the original's, without what is gone."""
+
+    def layer(self, site: Site) -> Layer | None:
+        original = self._dense_sites[site.name]
+        inputs = self._kept(original.data, original.channel_axis)
+        outputs = self._kept(original.output, original.channel_axis)
+        there = self._dense.place(site.name)
+        if there is None or inputs is None or outputs is None or len(inputs) == original.inputs:
+            return None
+        self._dense.advance(there + 1)
+        return self._summed_up(site, self._given(original, inputs, outputs))
+
+    def _given(self, original: Site, inputs: Channels, outputs: Channels) -> Iterator[tuple[Array, Array]]:
+        axis = original.channel_axis
+        for number in range(self._dense.n_batches):
+            data = np.take(self._dense.value(original.data.name or "", number), inputs, axis=axis)
+            yield data, np.take(self._dense.value(original.name, number), outputs, axis=axis)
+
+
+class _InTheCutNetwork(_Fitting):
+    """Inputs are those of the cut network as repaired so far."""
+
+    def __init__(self, repair: Repair) -> None:
+        super().__init__(repair)
+        self._pruned = Walk(repair.pruned, repair.batches, repair.runtime)
+
+    def layer(self, site: Site) -> Layer | None:
         original = self._dense_sites[site.name]
         here, there = self._pruned.place(site.name), self._dense.place(site.name)
         if here is None or there is None:
@@ -88,37 +147,17 @@ class _Fitting:
         outputs = self._kept(original.output, original.channel_axis)
         if outputs is None or not self._is_disturbed(site, original):
             return None
-        moments = CrossMomentsOf()
-        sampling = sampling_for(site, self._samples, self._repair.seed)
+        return self._summed_up(site, self._given(site, outputs))
+
+    def _given(self, site: Site, outputs: Channels) -> Iterator[tuple[Array, Array]]:
         shortcut = _shortcut(site, self._shadow)
         for number in range(self._pruned.n_batches):
-            self._add(moments, site, number, sampling, outputs, shortcut)
-        return Layer(site.name, site.matrix(), site.bias(), moments.result(), site.taps, site.intercept is not None)
+            target = np.take(self._dense.value(site.name, number), outputs, axis=site.channel_axis)
+            if shortcut is not None and self._pruned.has(shortcut.other) and self._dense.has(shortcut.other):
+                target = target + self._lost(shortcut, site, number, outputs, target.shape)
+            yield self._pruned.value(site.data.name or "", number), target
 
-    def leave(self, site: Site) -> None:
-        """Forget what only this layer needed."""
-        self._dense.release(site.name)
-        self._dense.release(self._dense_sites[site.name].data.name or "")
-
-    def _add(
-        self,
-        moments: CrossMomentsOf,
-        site: Site,
-        number: int,
-        sampling: Sampling,
-        outputs: NDArray[np.int64],
-        shortcut: _Shortcut | None,
-    ) -> None:
-        data = self._pruned.value(site.data.name or "", number)
-        target = np.take(self._dense.value(site.name, number), outputs, axis=site.channel_axis)
-        if shortcut is not None and self._pruned.has(shortcut.other) and self._dense.has(shortcut.other):
-            target = target + self._lost(shortcut, site, number, outputs, target.shape)
-        positions = sampling.positions(site, number, n_positions(site, data), len(data))
-        moments.add(columns(site, data, positions), rows(site, target, positions))
-
-    def _lost(
-        self, shortcut: _Shortcut, site: Site, number: int, outputs: NDArray[np.int64], shape: tuple[int, ...]
-    ) -> Array | float:
+    def _lost(self, shortcut: _Shortcut, site: Site, number: int, outputs: Channels, shape: tuple[int, ...]) -> Array | float:
         """What the layer has to add so that its sum with the shortcut is the original's."""
         dense, pruned = self._dense.value(shortcut.other, number), self._pruned.value(shortcut.other, number)
         if pruned.shape != shape:
@@ -128,14 +167,6 @@ class _Fitting:
         along[site.channel_axis] = len(shortcut.gain)
         scaled: Array = difference * (1 / shortcut.gain).astype(difference.dtype).reshape(along)
         return scaled
-
-    def _kept(self, value: ir.Value, axis: int) -> NDArray[np.int64] | None:
-        """Channels of an original value that are left."""
-        classes, shape = self._repair.analysis.classes_of(value), self._repair.analysis.shadow.shape(value)
-        if classes is None or shape is None:
-            return None
-        kept = np.moveaxis(np.broadcast_to(self._repair.is_kept[classes], shape), axis, -1).reshape(-1, shape[axis])
-        return np.flatnonzero(kept[0]) if (kept == kept[0]).all() else None
 
     def _is_disturbed(self, site: Site, original: Site) -> bool:
         before, after = self._dense.value(original.data.name or "", 0), self._pruned.value(site.data.name or "", 0)
