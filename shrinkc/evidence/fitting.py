@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -18,10 +18,12 @@ from numpy.typing import NDArray
 
 from shrinkc import ir as shrinkc_ir
 from shrinkc.api import Fit, FloatArray, Layer, Repair, Repaired, RepairedLayer
+from shrinkc.evidence.coupling import couple
 from shrinkc.evidence.gathering import LARGEST_GRAM, sampling_for
 from shrinkc.evidence.matching import Channels, kept_channels
 from shrinkc.evidence.moments import CrossMomentsOf
 from shrinkc.evidence.patches import columns, n_positions, rows
+from shrinkc.evidence.products import Product, Products, products_of
 from shrinkc.evidence.regression import relative_error
 from shrinkc.evidence.sites import Site, sites_of
 from shrinkc.evidence.walking import Walk
@@ -33,29 +35,48 @@ SMALLEST_GAIN = 1e-3
 """Share of the largest gain below which a layer cannot make up for a shortcut's error."""
 
 
+Change = tuple[list[str], RepairedLayer]
+"""Names of the tensors that changed, and the error of what they make."""
+
+LEFT_ALONE = "Dims removed inside heads were not made up for where more than movement lies between layer and product: {}."
+
+
 def fit_layers(repair: Repair, fit: Callable[[Layer], Fit]) -> Repaired:
     """Fit every layer whose inputs are not what they were to what it gave in the original, in the order of the graph."""
-    return _fit(_InTheCutNetwork(repair), fit)
+    work = _InTheCutNetwork(repair)
+    return _repaired([_fit_site(work, site, fit) for site in work.sites])
+
+
+def fit_network(repair: Repair, fit: Callable[[Layer], Fit]) -> Repaired:
+    """Fit every layer as :func:`fit_layers` does, and couple what is left of queries and keys on the way."""
+    work = _InTheCutNetwork(repair)
+    products = work.products()
+    steps: list[Site | Product] = sorted([*work.sites, *products.foldable], key=lambda step: work.place(step.name))
+    changes = [work.couple(step) if isinstance(step, Product) else _fit_site(work, step, fit) for step in steps]
+    notes = (LEFT_ALONE.format(", ".join(products.left_alone)),) if products.left_alone else ()
+    return replace(_repaired(changes), notes=notes)
 
 
 def fit_layers_apart(repair: Repair, fit: Callable[[Layer], Fit]) -> Repaired:
     """Fit every layer that lost inputs by itself, as if its other inputs were still what the original gave."""
-    return _fit(_InTheOriginal(repair), fit)
+    work = _InTheOriginal(repair)
+    return _repaired([_fit_site(work, site, fit) for site in work.sites])
 
 
-def _fit(work: _Fitting, fit: Callable[[Layer], Fit]) -> Repaired:
-    layers, tensors = [], []
-    for site in work.sites:
-        layer = work.layer(site)
-        if layer is not None:
-            changed, report = _improve(site, layer, fit(layer))
-            tensors += changed
-            layers.append(report)
-        work.leave(site)
-    return Repaired(tuple(dict.fromkeys(tensors)), tuple(layers))
+def _fit_site(work: _Fitting, site: Site, fit: Callable[[Layer], Fit]) -> Change | None:
+    layer = work.layer(site)
+    change = None if layer is None else _improve(site, layer, fit(layer))
+    work.leave(site)
+    return change
 
 
-def _improve(site: Site, layer: Layer, fit: Fit) -> tuple[list[str], RepairedLayer]:
+def _repaired(changes: Iterable[Change | None]) -> Repaired:
+    made = [change for change in changes if change is not None]
+    tensors = dict.fromkeys(name for names, _ in made for name in names)
+    return Repaired(tuple(tensors), tuple(report for _, report in made))
+
+
+def _improve(site: Site, layer: Layer, fit: Fit) -> Change:
     before = relative_error(layer, layer.weight, layer.bias)
     after = relative_error(layer, fit.weight, fit.bias)
     if not np.isfinite(after):
@@ -136,6 +157,25 @@ class _InTheCutNetwork(_Fitting):
     def __init__(self, repair: Repair) -> None:
         super().__init__(repair)
         self._pruned = Walk(repair.pruned, repair.batches, repair.runtime)
+
+    def place(self, name: str) -> int:
+        """Position in the cut network of the node that makes a value."""
+        place = self._pruned.place(name)
+        return -1 if place is None else place
+
+    def products(self) -> Products:
+        """Products of two computed matrices that lost some of the dims they sum over."""
+        sites = {site.name: site for site in sites_of(self._repair.pruned, self._shadow)}
+        return products_of(self._repair.pruned, self._shadow, sites, self._repair.analysis, self._repair.is_kept)
+
+    def couple(self, product: Product) -> Change | None:
+        """Bring a product near to what it was."""
+        here, there = self._pruned.place(product.name), self._dense.place(product.name)
+        if here is None or there is None:
+            return None
+        self._pruned.advance(here)
+        self._dense.advance(there)
+        return couple(product, self._dense, self._pruned)
 
     def layer(self, site: Site) -> Layer | None:
         original = self._dense_sites[site.name]
