@@ -20,6 +20,9 @@ from shrinkc.analysis.cost import CostModel
 from shrinkc.analysis.groups import Analysis, analyse
 from shrinkc.analysis.kinds import Kind
 from shrinkc.api import Repair
+from shrinkc.evidence.data import Data
+from shrinkc.evidence.gathering import gather
+from shrinkc.planning import weights_of
 from shrinkc.shapes import input_shapes
 from shrinkc.surgery import remove_channels
 from shrinkc.testing import Randomly
@@ -39,6 +42,18 @@ def random_keep(analysis: Analysis, ratio: float = 0.5, seed: int = 0) -> dict[s
     generator = np.random.default_rng(seed)
     scores = {group.name: generator.random(group.width) for group in analysis.groups}
     allocating = Allocating(analysis, CostModel(analysis), Randomly(generator, ratio), scores, Limits())
+    return {name: list(kept) for name, kept in allocating.at(ratio).keep.items()}
+
+
+def keep_by(analysis: Analysis, criterion: str, batches: Sequence[Batch], ratio: float = 0.5) -> dict[str, list[int]]:
+    """What a criterion keeps if every group loses the same share."""
+    chosen, allocator = registry.load("criteria", criterion)(), registry.load("allocators", "uniform")()
+    stacked = {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
+    evidence = None
+    if chosen.needs_evidence:
+        evidence = gather(analysis, Data(stacked, None, "test"), batches, registry.load("runtimes", "onnxruntime-cpu")())
+    scores = {group.name: chosen.scores(group, weights_of(analysis), evidence) for group in analysis.groups}
+    allocating = Allocating(analysis, CostModel(analysis), allocator, scores, Limits())
     return {name: list(kept) for name, kept in allocating.at(ratio).keep.items()}
 
 
@@ -69,7 +84,9 @@ def again(repair: Repair) -> Repair:
 
 
 def outputs(model: ir.Model, batches: Sequence[Batch]) -> list[np.ndarray]:
-    session = ort.InferenceSession(ir.to_proto(model).SerializeToString(), providers=["CPUExecutionProvider"])
+    options = ort.SessionOptions()
+    options.log_severity_level, options.intra_op_num_threads = 3, 1
+    session = ort.InferenceSession(ir.to_proto(model).SerializeToString(), options, providers=["CPUExecutionProvider"])
     results = [session.run(None, dict(batch)) for batch in batches]
     return [np.concatenate(parts) for parts in zip(*results, strict=True)]
 
