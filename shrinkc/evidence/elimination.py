@@ -28,6 +28,9 @@ DAMPING, DAMPING_PER_COLUMN = 1e-5, 0.1
 CONSTANT = 1e-9
 """Variance, in units of the mean variance, below which a channel is a constant."""
 
+ROUNDING = 1e-6
+"""Share of the mean second moment that a covariance is not exact to: large ones are kept in single precision."""
+
 COMPRESS_AT = 0.85
 """Share of living columns below which the matrices are made smaller."""
 
@@ -91,7 +94,7 @@ def weight_after(consumer: Consumer, removed: Iterable[int]) -> FloatArray:
 def damped(covariance: FloatArray, rows: int) -> FloatArray:
     """Covariance with the ridge that its number of rows asks for, float64."""
     size = len(covariance)
-    scale = float(np.trace(covariance)) / size or 1.0
+    scale = max(0.0, float(np.trace(covariance))) / size or 1.0
     result = np.array(covariance, np.float64, order="F")
     result[np.diag_indices(size)] += scale * (DAMPING + DAMPING_PER_COLUMN * size / rows)
     return result
@@ -105,7 +108,9 @@ class _Layer:
         energy = float(np.einsum("oc,cd,od->", consumer.weight, covariance, consumer.weight, optimize=True))
         self._scale = 1 / energy if energy > 0 else 0.0
         self._constant = _constants(consumer, covariance, width)
-        self._inverse: FloatArray = np.asfortranarray(_inverse(damped(covariance, consumer.rows)))
+        floor = ROUNDING * float(np.diag(consumer.gram).mean())
+        regular = damped(covariance, consumer.rows) + floor * np.eye(len(covariance))
+        self._inverse: FloatArray = np.asfortranarray(_inverse(regular))
         self._weight: FloatArray = np.array(consumer.weight, np.float64, order="F")
         self._width = width
         self._columns = np.arange(len(consumer.position))

@@ -15,6 +15,9 @@ from shrinkc.api import Fit, FloatArray, Layer
 DAMPING, DAMPING_PER_COLUMN = 1e-5, 0.1
 """Ridge, in units of the mean variance: a floor, and what is added per column and row (fewer rows say less)."""
 
+ROUNDING = 1e-9
+"""Share of the mean second moment that a covariance is not exact to, at most; matters for inputs that never vary."""
+
 SCALE_DAMPING = 1e-6
 """Ridge of scales towards one, in units of the mean energy of a channel's contribution."""
 
@@ -37,7 +40,7 @@ def relative_error(layer: Layer, weight: FloatArray, bias: FloatArray) -> float:
 def ridge_of(matrix: FloatArray, rows: int) -> float:
     """Ridge for a second moment of ``rows`` rows, an absolute number."""
     size = len(matrix)
-    scale = float(np.trace(matrix)) / size or 1.0
+    scale = max(0.0, float(np.trace(matrix))) / size or 1.0
     return scale * (DAMPING + DAMPING_PER_COLUMN * size / rows)
 
 
@@ -100,6 +103,9 @@ def affine_refit(layer: Layer) -> Fit:
 
 
 def _solved(layer: Layer, cross: FloatArray, gram: FloatArray) -> FloatArray:
-    rows = layer.moments.inputs.rows
-    groups = zip(layer.weight, cross, gram, strict=True)
-    return np.stack([solve_towards(prior, own, second, ridge_of(second, rows)) for prior, own, second in groups])
+    inputs = layer.moments.inputs
+    floors = ROUNDING * np.einsum("gcc->g", inputs.gram) / inputs.gram.shape[1]
+    groups = zip(layer.weight, cross, gram, floors, strict=True)
+    return np.stack(
+        [solve_towards(prior, own, second, floor + ridge_of(second, inputs.rows)) for prior, own, second, floor in groups]
+    )

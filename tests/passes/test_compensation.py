@@ -42,6 +42,7 @@ def no_ridge(monkeypatch: pytest.MonkeyPatch) -> None:
     """Ridges make fits generalise, at the price of the error on the very samples; the order holds for tiny ones."""
     monkeypatch.setattr(regression, "DAMPING", 1e-9)
     monkeypatch.setattr(regression, "DAMPING_PER_COLUMN", 0.0)
+    monkeypatch.setattr(regression, "ROUNDING", 0.0)
 
 
 def same(layer: Layer) -> Fit:
@@ -143,6 +144,21 @@ def test_dead_channels_keep_their_weights_and_do_no_harm(name: str) -> None:
     np.testing.assert_allclose(FITS[name](silent).weight, silent.weight, rtol=1e-9)
 
 
+def test_inputs_that_never_vary_are_no_reason_to_change_weights() -> None:
+    """Their covariance is rounding, and may be negative."""
+    generator = np.random.default_rng(4)
+    x = np.repeat(generator.normal(30, 5, (1, 1, 6)), 4000, axis=1).astype(np.float32)
+    layer = random_layer(generator, x, generator.standard_normal((1, 4000, 2)).astype(np.float32), taps=1)
+    fit = affine_refit(layer)
+    np.testing.assert_allclose(fit.weight, layer.weight, atol=1e-3)
+    np.testing.assert_allclose(fit.weight[0] @ x[0, 0] + fit.bias[0], layer.moments.mean[0], atol=1e-3)
+    gram = layer.moments.inputs.gram[0]
+    consumer = Consumer("y", layer.weight[0], x[0, 0], gram, 4000, np.arange(6), 1, None)  # type: ignore[arg-type]
+    assert np.isfinite(weight_after(consumer, [2, 0])).all()
+    for name in FITS:
+        assert np.isfinite(FITS[name](layer).weight).all()
+
+
 @pytest.mark.parametrize("name", ["bias", "affine"])
 def test_a_layer_without_a_place_for_a_bias_keeps_it(name: str) -> None:
     generator = np.random.default_rng(2)
@@ -157,6 +173,8 @@ def test_the_refit_of_what_the_original_gave_is_where_elimination_ends(monkeypat
     x, ridge, removed, kept = random_rows(generator, 1, 1, 8)[0], 0.3, [3, 0], np.asarray([2, 3, 4, 5])
     weight, bias = generator.standard_normal((1, 3, 8)), generator.standard_normal((1, 3))
     monkeypatch.setattr(regression, "ridge_of", lambda matrix, rows: ridge)
+    monkeypatch.setattr(regression, "ROUNDING", 0.0)
+    monkeypatch.setattr(elimination, "ROUNDING", 0.0)
     monkeypatch.setattr(elimination, "damped", lambda matrix, rows: matrix + ridge * np.eye(len(matrix)))
     moments = CrossMomentsOf()
     moments.add(x[:, :, kept], np.einsum("goc,grc->gro", weight, x) + bias[:, None])

@@ -32,6 +32,17 @@ def test_streamed_moments_are_the_direct_ones() -> None:
     np.testing.assert_allclose(result.cross, np.einsum("gro,gri->goi", y, x, dtype=np.float64) / 300, rtol=1e-4, atol=1e-4)
 
 
+def test_covariances_hold_where_means_are_large() -> None:
+    x = RANDOM.normal(0, 1, (1, 4000, 3)) + np.asarray([1000, -500, 0])
+    streamed = CrossMomentsOf()
+    for part in np.split(x.astype(np.float32), 4, axis=1):
+        streamed.add(part, part + np.float32(100))
+    result, expected = streamed.result(), np.cov(x[0].T, bias=True)
+    np.testing.assert_allclose(result.inputs.covariance()[0], expected, atol=2e-4)
+    cross = result.cross - result.mean[:, :, None] * result.inputs.mean[:, None, :]
+    np.testing.assert_allclose(cross[0], expected, atol=2e-4)
+
+
 def test_moments_of_nothing_are_refused() -> None:
     with pytest.raises(ValueError, match="no rows"):
         CrossMomentsOf().result()
