@@ -38,7 +38,10 @@ SMALLEST_GAIN = 1e-3
 Change = tuple[list[str], RepairedLayer]
 """Names of the tensors that changed, and the error of what they make."""
 
-LEFT_ALONE = "Dims removed inside heads were not made up for where more than movement lies between layer and product: {}."
+LEFT_ALONE = (
+    "Dims removed inside heads were not made up for in products neither side of which is the moved output of a layer with a "
+    "weight and bias of its own: {}."
+)
 
 
 def fit_layers(repair: Repair, fit: Callable[[Layer], Fit]) -> Repaired:
