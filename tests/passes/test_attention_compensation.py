@@ -124,9 +124,13 @@ def test_where_more_than_movement_lies_between_the_report_says_so(name: str) -> 
     assert product.outputs[0].name not in {layer.name for layer in result.layers}
 
 
-def test_queries_that_somebody_else_reads_are_left_alone_and_the_keys_take_the_map() -> None:
+@pytest.mark.parametrize("is_moved", [True, False])
+def test_queries_that_somebody_else_reads_are_left_alone_and_the_keys_take_the_map(is_moved: bool) -> None:
     net = scores_net()
-    net.output(net.op("ReduceSum", net.nodes[-1].input[0], net.ints(3)))
+    made_by = {node.output[0]: node for node in net.nodes}
+    queries = net.nodes[-1].input[0]
+    grid = made_by[queries].input[0]  # positions before heads
+    net.output(net.op("ReduceSum", queries if is_moved else net.op("Transpose", grid, perm=[0, 2, 1, 3]), net.ints(3)))
     analysis, group = group_of_dims(net)
     repair = cut(analysis, {group: [0, 2]})
     plain = again(repair)

@@ -15,11 +15,11 @@ from shrinkc.passes.compensation.batch_norm import BatchNorm
 from shrinkc import ir as shrinkc_ir
 from shrinkc.analysis.groups import Analysis
 
-WIDTHS = (3, 10, 8)
+WIDTHS = (3, 10, 8, 6)
 
 
 def network(*, is_folded: bool, analysis: Analysis | None = None) -> Net:
-    """Two layers, each with a BatchNormalization or, folded, with that of ``analysis`` in weight and bias; then a head."""
+    """Three layers, each with a BatchNormalization or, folded, with that of ``analysis`` in weight and bias; then a head."""
     net = Net(seed=4)
     x = net.input("x", ["batch", 3, 6, 6])
     for inputs, width in pairwise(WIDTHS):

@@ -179,12 +179,12 @@ def test_only_positive_multiples_count(factor: float, is_merged: bool) -> None:
 def test_batch_normalization_counts_as_part_of_a_unit() -> None:
     net = Net(seed=7)
     weight, _ = with_parallel_units(net, 1.0)
-    numbers = [net.random.uniform(0.5, 1.5, WIDTH).astype(np.float32) for _ in range(4)]
-    for vector in numbers:
-        vector[5] = vector[1]
-    numbers[0][5], numbers[1][5] = 3 * numbers[0][1], 3 * numbers[1][1]  # gain and shift: three times the unit
+    scale, shift, mean, variance = (net.random.uniform(0.5, 1.5, WIDTH).astype(np.float32) for _ in range(4))
+    gain = scale / np.sqrt(variance + 1e-5)
+    scale[5] = 3 * gain[1] * np.sqrt(variance[5] + 1e-5)  # three times the unit, with statistics of its own
+    shift[5] = 3 * (shift[1] - mean[1] * gain[1]) + mean[5] * 3 * gain[1]
     y = net.op("Conv", net.input("x", ["batch", 4, 6, 6]), net.const(weight))
-    y = net.relu(net.op("BatchNormalization", y, *map(net.const, numbers)))
+    y = net.relu(net.op("BatchNormalization", y, *map(net.const, (scale, shift, mean, variance))))
     net.output(net.conv(y, WIDTH, 3))
     repair, changed = repaired_by_merging(net, [0, 1, 2, 3, 4])
     assert changed
