@@ -14,12 +14,12 @@ from collections.abc import Sequence
 import numpy as np
 import onnx_ir as ir
 
-from shrinkc import ir as shrinkc_ir
 from shrinkc.api import FloatArray, Repair, Repaired
 from shrinkc.evidence.matching import Channels, kept_channels
 from shrinkc.evidence.sites import Site, is_alone, sites_of
 from shrinkc.evidence.spread import mean_and_variance
 from shrinkc.evidence.walking import Walk
+from shrinkc.ir import constant_tensor, replace_tensor, stored_array
 from shrinkc.shapes import Shadow
 
 Moments = tuple[FloatArray, FloatArray]
@@ -52,7 +52,7 @@ def is_normalization(node: ir.Node) -> bool:
     if node.op_type != "BatchNormalization" or node.domain not in ("", "ai.onnx"):
         return False
     statistics = [value for value in node.inputs[3:5] if value is not None]
-    return all(shrinkc_ir.constant_tensor(value) is not None and is_alone(value) for value in statistics)
+    return all(constant_tensor(value) is not None and is_alone(value) for value in statistics)
 
 
 class _Statistics:
@@ -132,5 +132,5 @@ def _fold(site: Site, factor: FloatArray, shift: FloatArray) -> list[str]:
 def _store(values: Sequence[ir.Value | None], moments: Moments) -> list[str]:
     for value, moment in zip(values, moments, strict=True):
         if value is not None:
-            shrinkc_ir.replace_tensor(value, moment.astype(shrinkc_ir.stored_array(value).dtype))
+            replace_tensor(value, moment.astype(stored_array(value).dtype))
     return [value.name or "" for value in values if value is not None]
