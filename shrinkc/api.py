@@ -352,10 +352,14 @@ class RepairedLayer:
 
 @dataclass(frozen=True)
 class Repaired:
-    """What a compensation changed: names of tensors, and errors of layers where it knows them."""
+    """What a compensation changed: names of tensors, and errors of layers where it knows them.
+
+    ``notes`` are sentences for the report: what was left alone, and why.
+    """
 
     tensors: tuple[str, ...] = ()
     layers: tuple[RepairedLayer, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 @runtime_checkable

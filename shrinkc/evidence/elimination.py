@@ -28,6 +28,9 @@ DAMPING, DAMPING_PER_COLUMN = 1e-5, 0.1
 CONSTANT = 1e-9
 """Variance, in units of the mean variance, below which a channel is a constant."""
 
+ROUNDING = 1e-6
+"""Share of the mean second moment that a covariance is not exact to: large ones are kept in single precision."""
+
 COMPRESS_AT = 0.85
 """Share of living columns below which the matrices are made smaller."""
 
@@ -80,10 +83,18 @@ def _eliminate(consumers: Sequence[Consumer], width: int, fixed: Positions | Non
     return Elimination(np.asarray(order, np.int64), np.asarray(errors))
 
 
+def weight_after(consumer: Consumer, removed: Iterable[int]) -> FloatArray:
+    """Weight of a consumer once positions were removed and the rest refitted; removed columns are zero."""
+    layer = _Layer(consumer, int(consumer.position.max(initial=-1)) + 1)
+    for position in removed:
+        layer.remove(position)
+    return layer.weight_in(len(consumer.position))
+
+
 def damped(covariance: FloatArray, rows: int) -> FloatArray:
     """Covariance with the ridge that its number of rows asks for, float64."""
     size = len(covariance)
-    scale = float(np.trace(covariance)) / size or 1.0
+    scale = max(0.0, float(np.trace(covariance))) / size or 1.0
     result = np.array(covariance, np.float64, order="F")
     result[np.diag_indices(size)] += scale * (DAMPING + DAMPING_PER_COLUMN * size / rows)
     return result
@@ -97,9 +108,12 @@ class _Layer:
         energy = float(np.einsum("oc,cd,od->", consumer.weight, covariance, consumer.weight, optimize=True))
         self._scale = 1 / energy if energy > 0 else 0.0
         self._constant = _constants(consumer, covariance, width)
-        self._inverse: FloatArray = np.asfortranarray(_inverse(damped(covariance, consumer.rows)))
+        floor = ROUNDING * float(np.diag(consumer.gram).mean())
+        regular = damped(covariance, consumer.rows) + floor * np.eye(len(covariance))
+        self._inverse: FloatArray = np.asfortranarray(_inverse(regular))
         self._weight: FloatArray = np.array(consumer.weight, np.float64, order="F")
         self._width = width
+        self._columns = np.arange(len(consumer.position))
         self._lay_out(consumer.position.copy())
 
     def _lay_out(self, position: Positions) -> None:
@@ -147,10 +161,17 @@ class _Layer:
         if self._living < COMPRESS_AT * len(self._position):
             self._compress()
 
+    def weight_in(self, columns: int) -> FloatArray:
+        """The weight as it is now, laid out in all the columns there were."""
+        whole = np.zeros((len(self._weight), columns))
+        whole[:, self._columns] = self._weight
+        return whole
+
     def _compress(self) -> None:
         left = np.flatnonzero(self._position != -2)
         self._weight = np.asfortranarray(self._weight[:, left])
         self._inverse = np.asfortranarray(self._inverse[np.ix_(left, left)])
+        self._columns = self._columns[left]
         self._lay_out(self._position[left])
 
 

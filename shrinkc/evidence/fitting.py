@@ -7,8 +7,9 @@ there already, a shortcut, the target also makes up for that value's error.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, fields
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -16,10 +17,13 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from shrinkc.api import Fit, FloatArray, Layer, Repair, Repaired, RepairedLayer
+from shrinkc.evidence.coupling import couple
 from shrinkc.evidence.endings import Ending, ending_of
-from shrinkc.evidence.gathering import LARGEST_GRAM, Sampling, sampling_for
+from shrinkc.evidence.gathering import LARGEST_GRAM, sampling_for
+from shrinkc.evidence.matching import Channels, kept_channels
 from shrinkc.evidence.moments import CrossMomentsOf
-from shrinkc.evidence.patches import columns, n_positions, rows
+from shrinkc.evidence.patches import Positions, columns, n_positions, rows
+from shrinkc.evidence.products import Product, Products, products_of
 from shrinkc.evidence.regression import relative_error
 from shrinkc.evidence.sites import Site, sites_of
 from shrinkc.evidence.walking import Walk
@@ -27,48 +31,13 @@ from shrinkc.shapes import Shadow
 
 Array = NDArray[Any]
 
+Change = tuple[list[str], RepairedLayer]
+"""Names of the tensors that changed, and the error of what they make."""
 
-def fit_layers(repair: Repair, fit: Callable[[Layer], Fit]) -> Repaired:
-    """Fit every layer whose inputs are not what they were to what it gave in the original, in the order of the graph."""
-
-    def fitted(site: Site, batches: Iterator[Rows]) -> tuple[Layer, Fit]:
-        moments = CrossMomentsOf()
-        for batch in batches:
-            moments.add(batch.inputs, batch.targets)
-        layer = _layer(site, moments)
-        return layer, fit(layer)
-
-    return _fit_all(repair, fitted)
-
-
-def fit_rows(repair: Repair, fit: Callable[[Layer, Rows], Fit]) -> Repaired:
-    """The same, for methods that look at single rows: they are all in memory at once."""
-
-    def fitted(site: Site, batches: Iterator[Rows]) -> tuple[Layer, Fit]:
-        rows = _joined(list(batches))
-        moments = CrossMomentsOf()
-        moments.add(rows.inputs, rows.targets)
-        layer = _layer(site, moments)
-        return layer, fit(layer, rows)
-
-    return _fit_all(repair, fitted)
-
-
-def _layer(site: Site, moments: CrossMomentsOf) -> Layer:
-    return Layer(site.name, site.matrix(), site.bias(), moments.result(), site.taps, site.intercept is not None)
-
-
-def _fit_all(repair: Repair, fitted: Callable[[Site, Iterator[Rows]], tuple[Layer, Fit]]) -> Repaired:
-    work = _Fitting(repair)
-    layers, tensors = [], []
-    for site in work.sites:
-        batches = work.rows(site)
-        if batches is not None:
-            changed, report = _improve(site, *fitted(site, batches))
-            tensors += changed
-            layers.append(report)
-        work.leave(site)
-    return Repaired(tuple(dict.fromkeys(tensors)), tuple(layers))
+LEFT_ALONE = (
+    "Dims removed inside heads were not made up for in products neither side of which is the moved output of a layer with a "
+    "weight and bias of its own: {}."
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,6 +58,52 @@ class Rows:
     cut_above: FloatArray | None = None
 
 
+Fitter = Callable[[Site, Iterator[Rows]], tuple[Layer, Fit]]
+
+
+def fit_layers(repair: Repair, fit: Callable[[Layer], Fit]) -> Repaired:
+    """Fit every layer whose inputs are not what they were to what it gave in the original, in the order of the graph."""
+    work = _InTheCutNetwork(repair)
+    return _repaired([_fit_site(work, site, _by_moments(fit)) for site in work.sites])
+
+
+def fit_network(repair: Repair, fit: Callable[[Layer], Fit]) -> Repaired:
+    """Fit every layer as :func:`fit_layers` does, and couple what is left of queries and keys on the way."""
+    return _fit_network(repair, _by_moments(fit))
+
+
+def fit_rows(repair: Repair, fit: Callable[[Layer, Rows], Fit]) -> Repaired:
+    """Like :func:`fit_network`, for methods that look at single rows: those of one layer are in memory all at once."""
+
+    def fitted(site: Site, batches: Iterator[Rows]) -> tuple[Layer, Fit]:
+        every = _joined(list(batches))
+        layer = _summed_up(site, [every])
+        return layer, fit(layer, every)
+
+    return _fit_network(repair, fitted)
+
+
+def fit_layers_apart(repair: Repair, fit: Callable[[Layer], Fit]) -> Repaired:
+    """Fit every layer that lost inputs by itself, as if its other inputs were still what the original gave."""
+    work = _InTheOriginal(repair)
+    return _repaired([_fit_site(work, site, _by_moments(fit)) for site in work.sites])
+
+
+def _by_moments(fit: Callable[[Layer], Fit]) -> Fitter:
+    def fitted(site: Site, batches: Iterator[Rows]) -> tuple[Layer, Fit]:
+        layer = _summed_up(site, batches)
+        return layer, fit(layer)
+
+    return fitted
+
+
+def _summed_up(site: Site, batches: Iterable[Rows]) -> Layer:
+    moments = CrossMomentsOf()
+    for batch in batches:
+        moments.add(batch.inputs, batch.targets)
+    return Layer(site.name, site.matrix(), site.bias(), moments.result(), site.taps, site.intercept is not None)
+
+
 def _joined(parts: list[Rows]) -> Rows:
     def joined(name: str) -> Any:
         arrays = [getattr(part, name) for part in parts]
@@ -97,7 +112,29 @@ def _joined(parts: list[Rows]) -> Rows:
     return parts[0] if len(parts) == 1 else Rows(*(joined(field.name) for field in fields(Rows)))
 
 
-def _improve(site: Site, layer: Layer, fit: Fit) -> tuple[list[str], RepairedLayer]:
+def _fit_network(repair: Repair, fitted: Fitter) -> Repaired:
+    work = _InTheCutNetwork(repair)
+    products = work.products()
+    steps: list[Site | Product] = sorted([*work.sites, *products.foldable], key=lambda step: work.place(step.name))
+    changes = [work.couple(step) if isinstance(step, Product) else _fit_site(work, step, fitted) for step in steps]
+    notes = (LEFT_ALONE.format(", ".join(products.left_alone)),) if products.left_alone else ()
+    return replace(_repaired(changes), notes=notes)
+
+
+def _fit_site(work: _Fitting, site: Site, fitted: Fitter) -> Change | None:
+    batches = work.rows(site)
+    change = None if batches is None else _improve(site, *fitted(site, batches))
+    work.leave(site)
+    return change
+
+
+def _repaired(changes: Iterable[Change | None]) -> Repaired:
+    made = [change for change in changes if change is not None]
+    tensors = dict.fromkeys(name for names, _ in made for name in names)
+    return Repaired(tuple(tensors), tuple(report for _, report in made))
+
+
+def _improve(site: Site, layer: Layer, fit: Fit) -> Change:
     before = relative_error(layer, layer.weight, layer.bias)
     after = relative_error(layer, fit.weight, fit.bias)
     if not np.isfinite(after):
@@ -105,24 +142,90 @@ def _improve(site: Site, layer: Layer, fit: Fit) -> tuple[list[str], RepairedLay
     return site.write(fit.weight, fit.bias), RepairedLayer(layer.name, before, after)
 
 
-class _Fitting:
-    """The two walks, and what one layer needs of them."""
+class _Fitting(ABC):
+    """The walk through the original, and what one layer needs of it."""
 
     def __init__(self, repair: Repair) -> None:
         self._repair = repair
         original = repair.analysis.model
-        shadow = Shadow.of(repair.pruned, repair.shapes)
-        dense = {site.name: site for site in sites_of(original, repair.analysis.shadow)}
-        self._dense_sites = dense
-        self.sites = [site for site in sites_of(repair.pruned, shadow) if site.name in dense and _fits_memory(site)]
-        needed = [name for site in self.sites for name in (site.name, dense[site.name].data.name or "")]
+        self._shadow = Shadow.of(repair.pruned, repair.shapes)
+        self._dense_sites = {site.name: site for site in sites_of(original, repair.analysis.shadow)}
+        found = sites_of(repair.pruned, self._shadow)
+        self.sites = [site for site in found if site.name in self._dense_sites and _fits_memory(site)]
+        needed = [name for site in self.sites for name in (site.name, self._data_name(site))]
         self._dense = Walk(original, repair.batches, repair.runtime, needed)
-        self._pruned = Walk(repair.pruned, repair.batches, repair.runtime)
-        self._shadow = shadow
         self._samples = sum(len(next(iter(batch.values()))) for batch in repair.batches)
 
+    @abstractmethod
     def rows(self, site: Site) -> Iterator[Rows] | None:
-        """Rows of one layer in the cut network, batch by batch; None if it reads what it always read."""
+        """Rows of one layer, batch by batch; None if it needs no repair."""
+
+    def leave(self, site: Site) -> None:
+        """Forget what only this layer needed."""
+        self._dense.release(site.name)
+        self._dense.release(self._data_name(site))
+
+    def _data_name(self, site: Site) -> str:
+        """What the layer reads in the original."""
+        return self._dense_sites[site.name].data.name or ""
+
+    def _positions(self, site: Site, number: int, data: Array) -> Positions | None:
+        """Output positions of one batch that are looked at."""
+        sampling = sampling_for(site, self._samples, self._repair.seed)
+        return sampling.positions(site, number, n_positions(site, data), len(data))
+
+    def _kept(self, value: ir.Value, axis: int) -> Channels | None:
+        return kept_channels(self._repair.analysis, self._repair.is_kept, value, axis)
+
+
+class _InTheOriginal(_Fitting):
+    """Inputs are the original's, without what is gone."""
+
+    def rows(self, site: Site) -> Iterator[Rows] | None:
+        original = self._dense_sites[site.name]
+        inputs = self._kept(original.data, original.channel_axis)
+        outputs = self._kept(original.output, original.channel_axis)
+        there = self._dense.place(site.name)
+        if there is None or inputs is None or outputs is None or len(inputs) == original.inputs:
+            return None
+        self._dense.advance(there + 1)
+        return (self._batch(site, original, number, inputs, outputs) for number in range(self._dense.n_batches))
+
+    def _batch(self, site: Site, original: Site, number: int, inputs: Channels, outputs: Channels) -> Rows:
+        axis = original.channel_axis
+        data = np.take(self._dense.value(original.data.name or "", number), inputs, axis=axis)
+        target = np.take(self._dense.value(original.name, number), outputs, axis=axis)
+        positions = self._positions(site, number, data)
+        return Rows(columns(site, data, positions), rows(site, target, positions))
+
+
+class _InTheCutNetwork(_Fitting):
+    """Inputs are those of the cut network as repaired so far."""
+
+    def __init__(self, repair: Repair) -> None:
+        super().__init__(repair)
+        self._pruned = Walk(repair.pruned, repair.batches, repair.runtime)
+
+    def place(self, name: str) -> int:
+        """Position in the cut network of the node that makes a value."""
+        place = self._pruned.place(name)
+        return -1 if place is None else place
+
+    def products(self) -> Products:
+        """Products of two computed matrices that lost some of the dims they sum over."""
+        sites = {site.name: site for site in sites_of(self._repair.pruned, self._shadow)}
+        return products_of(self._repair.pruned, self._shadow, sites, self._repair.analysis, self._repair.is_kept)
+
+    def couple(self, product: Product) -> Change | None:
+        """Bring a product near to what it was."""
+        here, there = self._pruned.place(product.name), self._dense.place(product.name)
+        if here is None or there is None:
+            return None
+        self._pruned.advance(here)
+        self._dense.advance(there)
+        return couple(product, self._dense, self._pruned)
+
+    def rows(self, site: Site) -> Iterator[Rows] | None:
         original = self._dense_sites[site.name]
         here, there = self._pruned.place(site.name), self._dense.place(site.name)
         if here is None or there is None:
@@ -134,21 +237,13 @@ class _Fitting:
             return None
         ending = ending_of(site, self._shadow)
         if ending.other is not None and not (self._pruned.has(ending.other) and self._dense.has(ending.other)):
-            ending = Ending(
-                np.ones(site.outputs), np.zeros(site.outputs)
-            )  # the shortcut comes later, and makes up for this layer
-        sampling = sampling_for(site, self._samples, self._repair.seed)
-        return (self._batch(site, number, sampling, outputs, ending) for number in range(self._pruned.n_batches))
+            ending = Ending(np.ones(site.outputs), np.zeros(site.outputs))  # the shortcut comes later, and makes up for it
+        return (self._batch(site, number, outputs, ending) for number in range(self._pruned.n_batches))
 
-    def leave(self, site: Site) -> None:
-        """Forget what only this layer needed."""
-        self._dense.release(site.name)
-        self._dense.release(self._dense_sites[site.name].data.name or "")
-
-    def _batch(self, site: Site, number: int, sampling: Sampling, outputs: NDArray[np.int64], ending: Ending) -> Rows:
+    def _batch(self, site: Site, number: int, outputs: Channels, ending: Ending) -> Rows:
         data = self._pruned.value(site.data.name or "", number)
         target = np.take(self._dense.value(site.name, number), outputs, axis=site.channel_axis)
-        positions = sampling.positions(site, number, n_positions(site, data), len(data))
+        positions = self._positions(site, number, data)
         other = self._shortcut(ending, number, target, outputs, site.channel_axis)
         if other is not None:
             now, then = other
@@ -161,24 +256,12 @@ class _Fitting:
             below, above = (rows(site, np.broadcast_to(edge, target.shape), positions) for edge in edges)
         return Rows(columns(site, data, positions), rows(site, target, positions), below, above)
 
-    def _shortcut(
-        self, ending: Ending, number: int, target: Array, outputs: NDArray[np.int64], axis: int
-    ) -> tuple[Array, Array] | None:
+    def _shortcut(self, ending: Ending, number: int, target: Array, outputs: Channels, axis: int) -> tuple[Array, Array] | None:
         """What is added to a layer's output now, and what was added in the original; None if nothing of its shape is."""
         if ending.other is None:
             return None
         now, then = self._pruned.value(ending.other, number), self._dense.value(ending.other, number)
-        if now.shape != target.shape:
-            return None
-        return now, np.take(then, outputs, axis=axis)
-
-    def _kept(self, value: ir.Value, axis: int) -> NDArray[np.int64] | None:
-        """Channels of an original value that are left."""
-        classes, shape = self._repair.analysis.classes_of(value), self._repair.analysis.shadow.shape(value)
-        if classes is None or shape is None:
-            return None
-        kept = np.moveaxis(np.broadcast_to(self._repair.is_kept[classes], shape), axis, -1).reshape(-1, shape[axis])
-        return np.flatnonzero(kept[0]) if (kept == kept[0]).all() else None
+        return (now, np.take(then, outputs, axis=axis)) if now.shape == target.shape else None
 
     def _is_disturbed(self, site: Site, original: Site) -> bool:
         before, after = self._dense.value(original.data.name or "", 0), self._pruned.value(site.data.name or "", 0)

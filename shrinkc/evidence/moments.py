@@ -1,7 +1,8 @@
 """First and second moments of what layers read, and of what they are asked to give, streamed over batches.
 
 METHODS: one pass of these serves ThiNet, LASSO, structured OBS, refits, bias correction and whitened SVD alike.  Products of
-one batch are made in float32, sums over batches in float64.
+one batch are made in float32, of deviations from the first batch's mean, so that little is lost where means are large beside
+what varies; sums over batches are in float64.
 """
 
 from __future__ import annotations
@@ -19,8 +20,9 @@ class MomentsOf:
 
     def __init__(self) -> None:
         self._rows = 0
+        self._center: FloatArray | None = None
         self._sum: FloatArray | None = None
-        self._gram: FloatArray | None = None
+        self._product: FloatArray | None = None
         self._waiting: list[FloatArray] = []
 
     def add(self, inputs: FloatArray) -> None:
@@ -29,46 +31,94 @@ class MomentsOf:
         if sum(part.nbytes for part in self._waiting) >= CHUNK_BYTES:
             self._multiply()
 
+    def deviations(self, inputs: FloatArray) -> FloatArray:
+        """Rows without the mean of the first ones."""
+        if self._center is None:
+            self._center = (_sums(inputs) / inputs.shape[1]).astype(inputs.dtype)
+        return inputs - self._center[:, None]
+
+    def add_deviations(self, inputs: FloatArray, deviations: FloatArray) -> None:
+        """Like :meth:`add`, for who has the deviations already."""
+        self._rows += inputs.shape[1]
+        self._sum = _plus(self._sum, _sums(inputs))
+        self._product = _plus(self._product, np.matmul(deviations.transpose(0, 2, 1), deviations))
+
+    def center(self) -> FloatArray:
+        """What deviations are from, shape ``(groups, columns)``, float64."""
+        if self._center is None:
+            raise ValueError("no rows were added")
+        return self._center.astype(np.float64)
+
     def result(self) -> Moments:
         """Moments of everything added."""
         self._multiply()
-        if self._sum is None or self._gram is None:
+        center = self.center()
+        if self._sum is None or self._product is None:
             raise ValueError("no rows were added")
-        return Moments(self._rows, self._sum / self._rows, self._gram / self._rows)
+        mean = self._sum / self._rows
+        return Moments(self._rows, mean, _uncentered(self._product / self._rows, center, center, mean, mean))
 
     def _multiply(self) -> None:
         if self._waiting:
             inputs = np.concatenate(self._waiting, axis=1)
             self._waiting = []
-            self._rows += inputs.shape[1]
-            self._sum = _plus(self._sum, _sums(inputs))
-            self._gram = _plus(self._gram, np.matmul(inputs.transpose(0, 2, 1), inputs))
+            self.add_deviations(inputs, self.deviations(inputs))
 
 
 class CrossMomentsOf:
     """Accumulates the moments of inputs and targets given batch by batch."""
 
     def __init__(self) -> None:
-        self._inputs = MomentsOf()
-        self._rows = 0
-        self._sum: FloatArray | None = None
-        self._square: FloatArray | None = None
-        self._cross: FloatArray | None = None
+        self._inputs, self._targets = MomentsOf(), _Sums()
+        self._product: FloatArray | None = None
 
     def add(self, inputs: FloatArray, targets: FloatArray) -> None:
         """Add rows of inputs ``(groups, rows, columns)`` with their targets ``(groups, rows, outputs)``."""
-        self._inputs.add(inputs)
-        self._rows += inputs.shape[1]
-        self._sum = _plus(self._sum, _sums(targets))
-        self._square = _plus(self._square, np.square(targets, dtype=np.float64).sum(1))
-        self._cross = _plus(self._cross, np.matmul(targets.transpose(0, 2, 1), inputs))
+        deviations = self._inputs.deviations(inputs)
+        self._inputs.add_deviations(inputs, deviations)
+        self._product = _plus(self._product, np.matmul(self._targets.add(targets).transpose(0, 2, 1), deviations))
 
     def result(self) -> CrossMoments:
         """Moments of everything added."""
-        if self._sum is None or self._square is None or self._cross is None:
+        inputs = self._inputs.result()
+        center, mean, square = self._targets.result()
+        if self._product is None:
             raise ValueError("no rows were added")
-        n = self._rows
-        return CrossMoments(self._inputs.result(), self._sum / n, self._square / n, self._cross / n)
+        cross = _uncentered(self._product / inputs.rows, center, self._inputs.center(), mean, inputs.mean)
+        return CrossMoments(inputs, mean, square, cross)
+
+
+class _Sums:
+    """First moments of targets and their squares."""
+
+    def __init__(self) -> None:
+        self._rows = 0
+        self._center: FloatArray | None = None
+        self._sum: FloatArray | None = None
+        self._square: FloatArray | None = None
+
+    def add(self, targets: FloatArray) -> FloatArray:
+        """Add rows; returns them without the mean of the first batch."""
+        if self._center is None:
+            self._center = targets.mean(1, dtype=np.float64).astype(targets.dtype)
+        self._rows += targets.shape[1]
+        self._sum = _plus(self._sum, _sums(targets))
+        self._square = _plus(self._square, np.square(targets, dtype=np.float64).sum(1))
+        return targets - self._center[:, None]
+
+    def result(self) -> tuple[FloatArray, FloatArray, FloatArray]:
+        """What deviations are from, mean, and mean square."""
+        if self._center is None or self._sum is None or self._square is None:
+            raise ValueError("no rows were added")
+        return self._center.astype(np.float64), self._sum / self._rows, self._square / self._rows
+
+
+def _uncentered(
+    product: FloatArray, left_center: FloatArray, right_center: FloatArray, left_mean: FloatArray, right_mean: FloatArray
+) -> FloatArray:
+    """``E[a b^T]`` from ``E[(a - s)(b - t)^T]``, the centers ``s`` and ``t`` and the means."""
+    left, right = left_center[:, :, None], right_center[:, None, :]
+    return product + left * right_mean[:, None, :] + (left_mean[:, :, None] - left) * right
 
 
 def _sums(values: FloatArray) -> FloatArray:

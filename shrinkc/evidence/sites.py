@@ -120,7 +120,7 @@ class Site:
 
     def write(self, matrix: FloatArray, bias: FloatArray) -> list[str]:
         """Store another weight and intercept (of the output, see :meth:`bias`); returns the names of what changed."""
-        seen = (matrix / self.factor).reshape(self.outputs, -1)
+        seen: FloatArray = (matrix / self.factor).reshape(self.outputs, -1)
         old = shrinkc_ir.stored_array(self.weight)
         if self.is_transposed:
             seen = seen.T
@@ -128,9 +128,10 @@ class Site:
             order = np.argsort(self.places.reshape(-1))  # a permutation: its inverse
             seen = seen.reshape(-1)[order].reshape(old.shape)
         shrinkc_ir.replace_tensor(self.weight, np.ascontiguousarray(seen.reshape(old.shape).astype(old.dtype)))
-        return [self.weight.name or "", *self._write_bias(bias)]
+        return [self.weight.name or "", *self.write_bias(bias)]
 
-    def _write_bias(self, bias: FloatArray) -> list[str]:
+    def write_bias(self, bias: FloatArray) -> list[str]:
+        """Store another intercept, see :meth:`write`; nothing changes where there is no place for it."""
         change = (bias - self.bias()).reshape(-1)
         if self.intercept is None or not change.any():
             return []
@@ -163,7 +164,7 @@ def _weight(node: ir.Node, index: int, shadow: Shadow) -> tuple[ir.Value, Labels
     if value is None or shape is None or not shadow[value].is_static or not _is_float(shadow, value):
         return None
     if shrinkc_ir.constant_tensor(value) is not None:
-        return (value, None) if _is_alone(value) else None
+        return (value, None) if is_alone(value) else None
     return _moved_weight(node, index, shadow, shape)
 
 
@@ -179,7 +180,7 @@ def _moved_weight(node: ir.Node, index: int, shadow: Shadow, shape: Shape) -> tu
     axes = [np.broadcast_to(axis, shape) for axis in sources[0].coordinates]
     places = np.ravel_multi_index(tuple(axes), size)
     is_bijection = math.prod(shape) == math.prod(size) == len(np.unique(places))
-    return (stored, places) if is_bijection and _is_alone(stored) else None
+    return (stored, places) if is_bijection and is_alone(stored) else None
 
 
 def _only_moves(value: ir.Value | None) -> bool:
@@ -197,8 +198,8 @@ def _is_float(shadow: Shadow, value: ir.Value) -> bool:
     return shadow[value].dtype in (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.DOUBLE)
 
 
-def _is_alone(value: ir.Value) -> bool:
-    """Whether one node only reads a tensor, its shape aside; what is shared cannot be fitted to one of its uses."""
+def is_alone(value: ir.Value) -> bool:
+    """Whether one node only reads a stored tensor, its shape aside; what is shared cannot be fitted to one of its uses."""
     readers = [usage for usage in value.uses() if usage.node.op_type not in ("Shape", "Size")]
     return len(readers) == 1 and not value.is_graph_output() and not value.is_graph_input()
 
@@ -306,7 +307,7 @@ def _intercept(node: ir.Node, own: ir.Value | None, outputs: int, factor: float,
 
 
 def _is_vector(value: ir.Value | None, size: int, shadow: Shadow) -> bool:
-    if value is None or shrinkc_ir.constant_tensor(value) is None or not _is_alone(value) or not _is_float(shadow, value):
+    if value is None or shrinkc_ir.constant_tensor(value) is None or not is_alone(value) or not _is_float(shadow, value):
         return False
     shape = shadow.shape(value) or ()
     return shape[-1:] == (size,) and math.prod(shape) == size

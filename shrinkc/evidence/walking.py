@@ -85,6 +85,10 @@ class Walk:
         """A value that was computed and is still needed, for one batch."""
         return self._values.get(name, batch)
 
+    def replace(self, name: str, batch: int, array: Array) -> None:
+        """Put another array in the place of a computed value, as weights before it have changed meanwhile."""
+        self._values.replace(name, batch, array)
+
     def release(self, name: str) -> None:
         """A needed value is needed once less."""
         self._needed[name] -= 1
@@ -170,12 +174,19 @@ class _Values:
         held = self._arrays[name][batch]
         return np.load(held, allow_pickle=False) if isinstance(held, Path) else held
 
+    def replace(self, name: str, batch: int, array: Array) -> None:
+        self._forget(self._arrays[name].pop(batch))
+        self.put(name, batch, array)
+
     def drop(self, name: str) -> None:
         for held in self._arrays.pop(name, {}).values():
-            if isinstance(held, Path):
-                held.unlink()
-            else:
-                self._bytes -= held.nbytes
+            self._forget(held)
+
+    def _forget(self, held: Array | Path) -> None:
+        if isinstance(held, Path):
+            held.unlink()
+        else:
+            self._bytes -= held.nbytes
 
     def _room(self) -> Path:
         if self._folder is None:
