@@ -34,7 +34,8 @@ PEERS = {
         "+".join(parts)
         for line in (
             (("l2-local", "l2-global", "l1-local", "l1-global", "wanda-local", "wanda-global"),),
-            (("l2-local", "l2-global", "wanda-local", "wanda-global"), ("ridge", "bias", "batch-norm")),
+            (("l2-local", "l2-global", "wanda-local", "wanda-global"), ("ridge",)),
+            (("l2-local", "wanda-local"), ("bias", "batch-norm")),
         )
         for parts in product(*line)
     ),

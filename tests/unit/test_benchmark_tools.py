@@ -71,6 +71,14 @@ def test_resuming_runs_only_what_is_missing_and_keeps_the_rest(tmp_path, monkeyp
     assert next(row for row in tools.read(path)["rows"] if row.cell == old.cell).accuracy == 0.8
 
 
+def test_running_a_cell_again_replaces_its_row(tmp_path):
+    accuracy, tools, path = imported("accuracy"), imported("accuracy_rows"), tmp_path / "accuracy.json"
+    bench, cell = _bench(accuracy, tmp_path, []), result(0, None).cell
+    tools.write(path, {"originals": {"resnet20": accuracy.original(bench, "resnet20", {})}}, [result(0, 0.8)])
+    accuracy.updated(bench, path, [cell], resume=False)
+    assert [row.accuracy for row in tools.read(path)["rows"]] == [0.7]
+
+
 def test_rows_of_another_model_of_the_same_name_are_dropped(tmp_path):
     accuracy, tools, path = imported("accuracy"), imported("accuracy_rows"), tmp_path / "accuracy.json"
     asked = []
