@@ -35,7 +35,7 @@ PEERS = {
         for line in (
             (("l2-local", "l2-global", "l1-local", "l1-global", "wanda-local", "wanda-global"),),
             (("l2-local", "l2-global", "wanda-local", "wanda-global"), ("ridge",)),
-            (("l2-local", "wanda-local"), ("bias", "batch-norm")),
+            (("l2-local",), ("bias", "batch-norm")),
         )
         for parts in product(*line)
     ),
