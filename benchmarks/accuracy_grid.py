@@ -20,11 +20,11 @@ GRID: tuple[tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]], ...] = (
     # criteria, compensations, allocators: each line is their product
     (
         ("l2", "random", "geometric-median", "bn-gamma", "mean-activation", "nnrelief"),
-        ("none", "scale", "refit"),
+        ("none", "affine", "refit"),
         ("uniform", "global"),
     ),
-    (("l1", "apoz", "thinet-a", "thinet-b", "lasso", "obs", "ispasp", "spline"), ("refit",), ("global",)),
-    (("l2", "obs"), ("obs",), ("global",)),
+    (("l1", "bn-gamma-out", "apoz", "thinet-a", "thinet-b", "lasso", "obs", "ispasp", "spline"), ("refit",), ("global",)),
+    (("l2",), ("bias",), ("uniform", "global")),
     (("l2", "obs"), ("refit",), ("lagrangian", "dynamic-programming")),
 )
 
@@ -42,7 +42,7 @@ PEERS = {
 }
 
 WEIGHTS_ONLY = frozenset(
-    {"l1", "l2", "geometric-median", "bn-gamma", "none", "uniform", "global"}
+    {"l1", "l2", "geometric-median", "bn-gamma", "bn-gamma-out", "none", "uniform", "global"}
     | {"l1-local", "l1-global", "l2-local", "l2-global"}
 )
 """Parts of a method that see neither calibration images nor a random number: made of these alone, one seed says it all."""
