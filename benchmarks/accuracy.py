@@ -49,7 +49,10 @@ class Bench:
 
     def model(self, name: str) -> Path:
         """File of a trained model."""
-        return self.models / f"{name}.onnx"
+        path = self.models / f"{name}.onnx"
+        if not path.exists():
+            raise SystemExit(f"{path} is missing: python tools/train_benchmark_models.py {name} --out {self.models}")
+        return path
 
     def calibration(self, seed: int) -> list[object]:
         """Options that name a seed's images and labels; written when first asked for."""

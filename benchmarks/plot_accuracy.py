@@ -3,7 +3,7 @@
     benchmarks/peers/environments/plot/bin/python benchmarks/plot_accuracy.py
 
 Needs matplotlib, which shrinkc does not: ``benchmarks/peers/environments.sh`` makes an environment with it.  Every method is
-drawn; the default, random scores and each peer's methods are picked out, the rest is one pale family per compensation.
+drawn; the default, random scores and the peers are picked out, the rest is one pale family per compensation.
 """
 
 from __future__ import annotations
@@ -23,9 +23,8 @@ ROOT = Path(__file__).parents[1]
 TITLES = {"resnet20": "ResNet-20", "vgg16-bn-half": "VGG-16-BN, half width", "mobilenetv2-like": "MobileNetV2-like"}
 
 # Okabe and Ito's palette: told apart by people who see colours differently, and in print.
-BLACK, ORANGE, SKY, GREEN, BLUE, VERMILION, PURPLE = (
-    *("#000000", "#E69F00", "#56B4E9", "#009E73", "#0072B2", "#D55E00", "#CC79A7"),
-)
+BLACK, ORANGE, SKY, GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
+BLUE, VERMILION, PURPLE = "#0072B2", "#D55E00", "#CC79A7"
 PLUM, OLIVE, GREY = "#6B2C55", "#A89F20", "#777777"
 
 
@@ -62,16 +61,12 @@ def _ours(method: str, default: str) -> Look:
         label = f"shrinkc, default ({criterion}, {compensation}, {allocator})"
         return Look(0, label, {"color": BLUE, "marker": "o", "linewidth": 2.6, "markersize": 6, "zorder": 6})
     if criterion == "random":
-        return Look(
-            4, "shrinkc, random scores", {"color": GREY, "marker": "x", "linestyle": ":", "linewidth": 1.2, "zorder": 3}
-        )
-    colours = {"none": (3, SKY, "no compensation"), "scale": (2, OLIVE, "scale")}
-    order, colour, name = colours.get(compensation, (1, GREEN, "refit or OBS"))
-    return Look(
-        order,
-        f"shrinkc, {name}",
-        {"color": colour, "marker": ".", "linewidth": 0.8, "markersize": 4, "alpha": 0.55, "zorder": 2},
-    )
+        dotted = {"marker": "x", "linestyle": ":", "linewidth": 1.2, "zorder": 3}
+        return Look(4, "shrinkc, random scores", {"color": GREY, **dotted})
+    families = {"refit": (1, GREEN, "refit"), "none": (3, SKY, "no compensation")}
+    order, colour, name = families.get(compensation, (2, OLIVE, "affine or bias"))
+    pale = {"marker": ".", "linewidth": 0.8, "markersize": 4, "alpha": 0.55, "zorder": 2}
+    return Look(order, f"shrinkc, {name}", {"color": colour, **pale})
 
 
 Points = list[tuple[float, float, float]]
