@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 DEMO := demo-results
 
-.PHONY: demo test lint types unit test-exports coverage bench clean
+.PHONY: demo test lint types unit test-exports coverage bench bench-accuracy bench-direction clean
 
 demo: $(VENV)/core.stamp
 	$(BIN)/shrinkc compress examples/fashion_resnet.onnx \
@@ -36,6 +36,21 @@ coverage: $(VENV)/test.stamp
 bench: $(VENV)/test.stamp
 	$(BIN)/python benchmarks/compile_time.py
 	$(BIN)/python benchmarks/scale.py
+
+# Accuracy without training, of shrinkc and its peers (hours; take up again what was interrupted), and its plot.
+PEERS := benchmarks/peers/environments
+
+bench-accuracy: $(VENV)/test.stamp $(PEERS)/peers.stamp
+	$(BIN)/python benchmarks/accuracy.py --resume
+	$(PEERS)/plot/bin/python benchmarks/plot_accuracy.py
+
+bench-direction: $(VENV)/test.stamp
+	$(PIP) install --quiet pillow
+	$(BIN)/python benchmarks/direction.py
+
+$(PEERS)/peers.stamp: benchmarks/peers/environments.sh constraints-test.txt
+	PYTHON=$(PYTHON) benchmarks/peers/environments.sh $(PEERS)
+	touch $@
 
 $(VENV)/python.stamp:
 	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 10) else "shrinkc needs Python 3.10 or newer; run: make PYTHON=python3.12")'

@@ -1,0 +1,193 @@
+"""The accuracy benchmark's own logic: what is run again, what several seeds come to, how MACs and lines of text are made."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import onnx
+import pytest
+from onnx import parser
+
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+
+
+@pytest.fixture(autouse=True)
+def scripts_find_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    monkeypatch.syspath_prepend(str(BENCHMARKS / "peers"))
+
+
+def imported(name: str) -> ModuleType:
+    return importlib.import_module(name)
+
+
+def result(seed: int, accuracy: float | None, failed: str = "", method: str = "l2+none+global"):
+    rows = imported("accuracy_rows")
+    cell = rows.Cell("resnet20", 50, "shrinkc", method, seed)
+    return rows.Row(cell, accuracy, None if failed else 0.5, 1.0, 1, failed)
+
+
+def test_mean_and_standard_deviation_are_over_seeds_of_one_method():
+    rows = [result(0, 0.8), result(1, 0.9), result(2, 0.7), result(0, 0.1, method="random+none+global")]
+    first, second = imported("accuracy_rows").summarise(rows)
+    assert (first.runs, first.mean, first.std) == (3, pytest.approx(0.8), pytest.approx(0.1))
+    assert (second.runs, second.mean, second.std) == (1, 0.1, None)
+    assert first.text() == "80.0 ±10.0"
+
+
+def test_a_method_that_fails_with_one_seed_has_no_mean_and_says_why():
+    rows = [result(0, 0.8), result(1, None, "IndexError: 7")]
+    table = imported("accuracy_rows").table(rows)
+    assert "failed" in table
+    assert "IndexError: 7" in table
+    assert "80.0" not in table
+
+
+def test_results_are_read_as_they_were_written_and_their_order_is_fixed(tmp_path):
+    tools, path, other = imported("accuracy_rows"), tmp_path / "a.json", tmp_path / "b.json"
+    rows = [result(1, 0.9), result(0, None, "no")]
+    tools.write(path, {"originals": {}}, rows)
+    tools.write(other, {"originals": {}}, rows[::-1])
+    assert set(tools.read(path)["rows"]) == set(rows)
+    assert path.read_text() == other.read_text()
+
+
+def test_resuming_runs_only_what_is_missing_and_keeps_the_rest(tmp_path, monkeypatch):
+    accuracy, tools, path = imported("accuracy"), imported("accuracy_rows"), tmp_path / "accuracy.json"
+    asked = []
+    bench = _bench(accuracy, tmp_path, asked)
+    old = result(0, 0.8)
+    peer = tools.Row(tools.Cell("resnet20", 50, "onnxsim", "l2-local", 0), 0.6, 0.5, 1.0, 1)
+    known = {"originals": {"resnet20": accuracy.original(bench, "resnet20", {})}}
+    tools.write(path, known, [old, peer])
+    todo = [old.cell, result(1, None).cell]
+    accuracy.updated(bench, path, todo, resume=True)
+    assert asked == [todo[1]]
+    assert {row.cell for row in tools.read(path)["rows"]} == {*todo, peer.cell}
+    assert next(row for row in tools.read(path)["rows"] if row.cell == old.cell).accuracy == 0.8
+
+
+def test_running_a_cell_again_replaces_its_row(tmp_path):
+    accuracy, tools, path = imported("accuracy"), imported("accuracy_rows"), tmp_path / "accuracy.json"
+    bench, cell = _bench(accuracy, tmp_path, []), result(0, None).cell
+    tools.write(path, {"originals": {"resnet20": accuracy.original(bench, "resnet20", {})}}, [result(0, 0.8)])
+    accuracy.updated(bench, path, [cell], resume=False)
+    assert [row.accuracy for row in tools.read(path)["rows"]] == [0.7]
+
+
+def test_rows_of_another_model_of_the_same_name_are_dropped(tmp_path):
+    accuracy, tools, path = imported("accuracy"), imported("accuracy_rows"), tmp_path / "accuracy.json"
+    asked = []
+    tools.write(path, {"originals": {"resnet20": {"sha256": "of an older training"}}}, [result(0, 0.8)])
+    accuracy.updated(_bench(accuracy, tmp_path, asked), path, [result(1, None).cell], resume=True)
+    assert [row.cell.seed for row in tools.read(path)["rows"]] == [1]
+
+
+def _bench(accuracy, folder, asked):
+    class Pretending(accuracy.Bench):
+        def score(self, model):
+            return {"accuracy": 0.9, "macs": 100}
+
+        def row(self, cell, dense_macs):
+            asked.append(cell)
+            return imported("accuracy_rows").Row(cell, 0.7, 0.5, 1.0, 1)
+
+    (folder / "resnet20.onnx").write_bytes(b"a model")
+    return Pretending(folder, {}, folder)
+
+
+def test_one_seed_is_enough_only_for_what_sees_nothing_but_weights():
+    grid = imported("accuracy_grid")
+    seeds = {}
+    for cell in grid.cells(["resnet20"], [50], "*"):
+        seeds.setdefault(cell.label, []).append(cell.seed)
+    for deterministic in ("shrinkc l2+none+global", "torch-pruning l2-local", "onnxsim l1-global"):
+        assert seeds[deterministic] == [0]
+    for drawn in (
+        "shrinkc random+none+uniform",
+        "shrinkc l2+refit+global",
+        "torch-pruning taylor-global",
+        "onnxsim l2-local+ridge",
+    ):
+        assert seeds[drawn] == [0, 1, 2]
+
+
+def test_the_grid_is_wide_enough():
+    grid = imported("accuracy_grid")
+    criteria, compensations, allocators = grid.GRID[0]
+    assert (len(criteria) >= 5, len(compensations) >= 3, len(allocators) >= 2) == (True, True, True)
+    assert grid.DEFAULT in {method for tool, method in grid.methods() if tool == "shrinkc"}
+
+
+def test_an_outcome_is_the_last_line_and_a_bad_end_is_a_failure_with_its_reason():
+    run, python = imported("processes").run, sys.executable
+    good = run(python, "-c", "print('noise'); print('{\"a\": 1}')")
+    assert good.answer == {"a": 1}
+    assert good.cpu_s > 0
+    assert run(python, "-c", "raise ValueError('no such layer')").answer == {"failed": "exit 1: ValueError: no such layer"}
+
+
+def test_the_search_returns_the_largest_model_within_the_budget():
+    search = imported("search")
+    macs, ratio, model = search.Search(lambda ratio: (f"at {ratio}", int(1000 * (1 - ratio))), 500).run()
+    assert macs == pytest.approx(500, abs=2)
+    assert macs <= 500
+    assert model == f"at {ratio}"
+    with pytest.raises(search.OutOfReachError, match="600"):
+        search.Search(lambda ratio: ("", max(600, int(1000 * (1 - ratio)))), 500).run()
+
+
+def test_macs_are_those_of_a_count_by_hand(tmp_path):
+    model = parser.parse_model(
+        """<ir_version: 8, opset_import: ["": 17]>
+        net (float[N,1,28,28] image) => (float[N,10] y) {
+            a = Conv <strides = [2, 2], pads = [1, 1, 1, 1]> (image, w)
+            b = Conv <group = 16, pads = [1, 1, 1, 1]> (a, d)
+            c = GlobalAveragePool (b)
+            f = Flatten (c)
+            y = Gemm <transB = 1> (f, g)
+        }"""
+    )
+    for name, shape in (("w", (16, 1, 3, 3)), ("d", (16, 1, 3, 3)), ("g", (10, 16))):
+        model.graph.initializer.append(onnx.numpy_helper.from_array(np.ones(shape, np.float32), name))
+    onnx.save(model, tmp_path / "net.onnx")
+    by_hand = 16 * 9 * 14 * 14 + 16 * 9 * 14 * 14 + 10 * 16
+    assert imported("score").macs(tmp_path / "net.onnx", "image", (1, 28, 28)) == by_hand
+
+
+def test_accuracy_is_the_share_of_largest_scores_at_the_label(tmp_path):
+    model = parser.parse_model(
+        """<ir_version: 8, opset_import: ["": 17]> net (float[N,4] x) => (float[N,4] y) { y = Neg (x) }"""
+    )
+    onnx.save(model, tmp_path / "net.onnx")
+    samples = np.eye(4, dtype=np.float32)[[0, 1, 2, 3, 0]] * -1
+    labels = np.array([0, 1, 2, 0, 1])
+    assert imported("score").accuracy(tmp_path / "net.onnx", "x", samples, labels, batch=2) == pytest.approx(3 / 5)
+
+
+def test_calibration_images_differ_by_seed_and_were_not_trained_on():
+    fashion = imported("fashion")
+    first, second = fashion.chosen(512, 0, 60_000), fashion.chosen(512, 1, 60_000)
+    assert len(set(first.tolist())) == 512
+    assert min(first) >= 55_000
+    assert set(first.tolist()) != set(second.tolist())
+    assert np.array_equal(first, fashion.chosen(512, 0, 60_000))
+
+
+def test_rendered_lines_depend_on_the_seed_alone():
+    pytest.importorskip("PIL")
+    lines = imported("text_lines")
+    fonts = lines.fonts_below(lines.FONTS)[:2]
+    if not fonts:
+        pytest.skip("no fonts are installed")
+    images, labels = lines.lines(8, 3, fonts)
+    again, _ = lines.lines(8, 3, fonts)
+    other, _ = lines.lines(8, 4, fonts)
+    assert np.array_equal(images, again)
+    assert not np.array_equal(images, other)
+    assert images.shape == (8, 3, 48, 192)
+    assert set(labels.tolist()) == {0, 1}
