@@ -7,15 +7,18 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from shrinkc import ir as shrinkc_ir
 from shrinkc import registry
-from shrinkc.api import Evidence, RuntimeAdapter
+from shrinkc.api import Evidence, RunConfig, RuntimeAdapter
 from shrinkc.evidence import data as evidence_data
 from shrinkc.evidence.data import Data
 from shrinkc.evidence.gathering import batches_of, gather
+from shrinkc.evidence.sensitivity import with_sensitivities
 from shrinkc.evidence.synthetic import synthesise
 from shrinkc.log import Progress
 from shrinkc.opening import Opened
 from shrinkc.recipe import NO_COMPENSATION, Recipe
+from shrinkc.shapes import real_inputs
 
 HELD_OUT_EVERY = 4
 """Every so-manieth sample is held out to judge the result, where the data has to serve for both."""
@@ -25,7 +28,12 @@ LEAST_TO_SHARE = 64
 
 SYNTHETIC_SAMPLES = 256
 
+LEAST_PROBED, MOST_PROBED, PROBED_MACS = 8, 128, 2 * 10**12
+"""Samples a group is probed with, and multiply-accumulates of all probes together."""
+
 SYNTHETIC_NOTE = "Calibrated on {} synthetic samples made up from the model; real ones (--data) do better."
+
+NOTHING_NOTE = "Nothing was compensated: no data was given (--data), and inputs made up for this model would say nothing."
 
 TOO_FEW_NOTE = "Quality was measured on the very samples used for calibration, as they are too few to hold any out."
 
@@ -51,15 +59,30 @@ class Samples:
     note: str = ""
 
 
+def needs_evidence(recipe: Recipe) -> bool:
+    """Whether channels are chosen by what data says."""
+    parts = [registry.built("criteria", recipe.criterion), registry.built("allocators", recipe.allocator)]
+    return any(part.needs_evidence for part in parts)
+
+
 def needs_data(recipe: Recipe, *, is_replay: bool) -> bool:
     """Whether anything a run does looks at data; a replayed plan has its channels chosen already."""
-    asked = False
-    if not is_replay:
-        parts = [registry.built("criteria", recipe.criterion), registry.built("allocators", recipe.allocator)]
-        asked = any(part.needs_evidence for part in parts)
+    asked = not is_replay and needs_evidence(recipe)
     if recipe.compensation == NO_COMPENSATION:
         return asked
     return asked or bool(registry.built("compensation", recipe.compensation).needs_data)
+
+
+def can_be_made_up(opened: Opened, runtime: RuntimeAdapter) -> bool:
+    """Whether inputs made up from the model are worth anything: no numbers of words or the like, and the model runs on them."""
+    if not all(value.dtype is not None and value.dtype.is_floating_point() for value in real_inputs(opened.model)):
+        return False
+    try:
+        made = synthesise(opened.model, opened.shapes, 1, 0)
+        runtime.load(shrinkc_ir.loadable(opened.model), RunConfig(threads=0)).run(made.inputs)
+    except Exception:  # runtimes raise their own types; whatever it was, there is nothing to learn from such inputs
+        return False
+    return True
 
 
 def shared_out(opened: Opened, recipe: Recipe, is_needed: bool, given: Data | None, evaluation: Data | None) -> Samples:
@@ -84,12 +107,31 @@ def shared_out(opened: Opened, recipe: Recipe, is_needed: bool, given: Data | No
 def evidence_from(
     opened: Opened, recipe: Recipe, calibration: Data | None, runtime: RuntimeAdapter, progress: Progress
 ) -> Evidence | None:
-    """Moments of what the prunable layers read; None where no part of the recipe asks for them."""
-    if calibration is None:
+    """Moments of what the prunable layers read, and how much each group matters; None where nothing asks for them."""
+    if calibration is None or not needs_evidence(recipe):
         return None
     batches = batches_for(opened, calibration)
     with progress.stage(f"gathering evidence from {calibration.n_samples} samples"):
-        return gather(opened.analysis, calibration, batches, runtime, recipe.seed)
+        evidence = gather(opened.analysis, calibration, batches, runtime, recipe.seed)
+    with progress.stage("probing how much every group matters"):
+        return with_sensitivities(evidence, opened.analysis, _few(batches, opened), runtime)
+
+
+def _few(batches: Batches, opened: Opened) -> Batches:
+    """So many samples for every probe that all of them together take seconds, not minutes."""
+    work = max(1, opened.cost.dense().macs * len(opened.analysis.groups))
+    wanted = min(MOST_PROBED, max(LEAST_PROBED, PROBED_MACS // work))
+    fixed = evidence_data.fixed_batch(opened.model)
+    if fixed is not None:
+        return batches[: -(-wanted // fixed)]
+    few: Batches = []
+    held = 0
+    for batch in batches:
+        few.append({name: array[: wanted - held] for name, array in batch.items()})
+        held += len(next(iter(few[-1].values())))
+        if held >= wanted:
+            break
+    return few
 
 
 def batches_for(opened: Opened, calibration: Data) -> Batches:

@@ -32,15 +32,15 @@ class MomentsOf:
             self._multiply()
 
     def deviations(self, inputs: FloatArray) -> FloatArray:
-        """Rows without the mean of the first ones."""
+        """Rows without the very first one: sums stay small, and what never varies is zero to the last bit."""
         if self._center is None:
-            self._center = (_sums(inputs) / inputs.shape[1]).astype(inputs.dtype)
+            self._center = inputs[:, 0].copy()
         return inputs - self._center[:, None]
 
     def add_deviations(self, inputs: FloatArray, deviations: FloatArray) -> None:
         """Like :meth:`add`, for who has the deviations already."""
         self._rows += inputs.shape[1]
-        self._sum = _plus(self._sum, _sums(inputs))
+        self._sum = _plus(self._sum, _sums(deviations))
         self._product = _plus(self._product, np.matmul(deviations.transpose(0, 2, 1), deviations))
 
     def center(self) -> FloatArray:
@@ -55,7 +55,7 @@ class MomentsOf:
         center = self.center()
         if self._sum is None or self._product is None:
             raise ValueError("no rows were added")
-        mean = self._sum / self._rows
+        mean = center + self._sum / self._rows
         return Moments(self._rows, mean, _uncentered(self._product / self._rows, center, center, mean, mean))
 
     def _multiply(self) -> None:
@@ -98,19 +98,21 @@ class _Sums:
         self._square: FloatArray | None = None
 
     def add(self, targets: FloatArray) -> FloatArray:
-        """Add rows; returns them without the mean of the first batch."""
+        """Add rows; returns them without the very first one."""
         if self._center is None:
-            self._center = targets.mean(1, dtype=np.float64).astype(targets.dtype)
+            self._center = targets[:, 0].copy()
+        deviations: FloatArray = targets - self._center[:, None]
         self._rows += targets.shape[1]
-        self._sum = _plus(self._sum, _sums(targets))
+        self._sum = _plus(self._sum, _sums(deviations))
         self._square = _plus(self._square, np.square(targets, dtype=np.float64).sum(1))
-        return targets - self._center[:, None]
+        return deviations
 
     def result(self) -> tuple[FloatArray, FloatArray, FloatArray]:
         """What deviations are from, mean, and mean square."""
         if self._center is None or self._sum is None or self._square is None:
             raise ValueError("no rows were added")
-        return self._center.astype(np.float64), self._sum / self._rows, self._square / self._rows
+        center = self._center.astype(np.float64)
+        return center, center + self._sum / self._rows, self._square / self._rows
 
 
 def _uncentered(

@@ -136,9 +136,17 @@ class Site:
         if self.intercept is None or not change.any():
             return []
         old = shrinkc_ir.stored_array(self.intercept.tensor)
-        moved = old.astype(np.float64) + self.intercept.sign * change.reshape(old.shape) / self.intercept.factor
+        moved = _without_dust(old + self.intercept.sign * change.reshape(old.shape) / self.intercept.factor)
         shrinkc_ir.replace_tensor(self.intercept.tensor, moved.astype(old.dtype))
         return [self.intercept.tensor.name or ""]
+
+
+DUST = 1e-9
+"""Share of the largest weight below which a fitted one is noise; as denormal numbers such make a processor crawl."""
+
+
+def _without_dust(values: FloatArray) -> FloatArray:
+    return np.where(np.abs(values) > DUST * np.abs(values).max(initial=0), values, 0.0)
 
 
 def sites_of(model: ir.Model, shadow: Shadow) -> list[Site]:

@@ -106,7 +106,7 @@ def _prediction_remark(report: Report) -> list[str]:
         return []
     known = sum(group.predicted_error is not None for group in report.groups)
     return [
-        f"Predicted error: {report.predicted_error:.2%} of the energy of what reads the channels, summed over {known} groups."
+        f"Predicted error of the outputs: {report.predicted_error:.2%} of their variance, summed over {known} groups (estimated)."
     ]
 
 
