@@ -9,7 +9,7 @@ DEMO := demo-results
 
 demo: $(VENV)/core.stamp
 	$(BIN)/shrinkc compress examples/fashion_resnet.onnx \
-	    --macs 50% --allocator global --data examples/fashion_eval.npz \
+	    --macs 40% --data examples/fashion_calibration.npz --eval-data examples/fashion_eval.npz \
 	    --save-plan $(DEMO)/fashion_resnet.plan.json -o $(DEMO)/fashion_resnet.onnx
 
 test: lint types unit

@@ -13,19 +13,24 @@ CUTS = (30, 50, 70)
 SEEDS = (0, 1, 2)
 SAMPLES = 512
 
-DEFAULT = "l2+refit+global"
+DEFAULT = "obs+rectified+lagrangian"
 """The method the plot highlights."""
 
 GRID: tuple[tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]], ...] = (
     # criteria, compensations, allocators: each line is their product
+    (("obs",), ("rectified", "affine", "none"), ("lagrangian", "uniform")),
     (
-        ("l2", "random", "geometric-median", "bn-gamma", "mean-activation", "nnrelief"),
-        ("none", "affine", "refit"),
-        ("uniform", "global"),
+        ("random", "l2", "bn-gamma", "thinet-b", "lasso"),
+        ("rectified", "affine", "none"),
+        ("uniform", "lagrangian"),
     ),
-    (("l1", "bn-gamma-out", "apoz", "thinet-a", "thinet-b", "lasso", "obs", "ispasp", "spline"), ("refit",), ("global",)),
-    (("l2",), ("bias",), ("uniform", "global")),
-    (("l2", "obs"), ("refit",), ("lagrangian", "dynamic-programming")),
+    (
+        ("l1", "geometric-median", "bn-gamma-out", "mean-activation", "apoz", "nnrelief", "thinet-a", "ispasp", "spline"),
+        ("rectified",),
+        ("uniform",),
+    ),
+    (("l2",), ("bias", "scale", "refit", "obs", "batch-norm"), ("uniform",)),
+    (("obs",), ("rectified",), ("global", "dynamic-programming")),
 )
 
 PEERS = {

@@ -7,9 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from shrinkc import ir as shrinkc_ir
 from shrinkc import registry
-from shrinkc.api import Evidence, RunConfig, RuntimeAdapter
+from shrinkc.api import Evidence, RuntimeAdapter
 from shrinkc.evidence import data as evidence_data
 from shrinkc.evidence.data import Data
 from shrinkc.evidence.gathering import batches_of, gather
@@ -18,7 +17,6 @@ from shrinkc.evidence.synthetic import synthesise
 from shrinkc.log import Progress
 from shrinkc.opening import Opened
 from shrinkc.recipe import NO_COMPENSATION, Recipe
-from shrinkc.shapes import real_inputs
 
 HELD_OUT_EVERY = 4
 """Every so-manieth sample is held out to judge the result, where the data has to serve for both."""
@@ -33,7 +31,9 @@ LEAST_PROBED, MOST_PROBED, PROBED_MACS = 8, 128, 2 * 10**12
 
 SYNTHETIC_NOTE = "Calibrated on {} synthetic samples made up from the model; real ones (--data) do better."
 
-NOTHING_NOTE = "Nothing was compensated: no data was given (--data), and inputs made up for this model would say nothing."
+NOTHING_NOTE = (
+    "Nothing makes up for what was removed: give --data, or at least --recipe synthetic (inputs made up from the model)."
+)
 
 TOO_FEW_NOTE = "Quality was measured on the very samples used for calibration, as they are too few to hold any out."
 
@@ -73,18 +73,6 @@ def needs_data(recipe: Recipe, *, is_replay: bool) -> bool:
     return asked or bool(registry.built("compensation", recipe.compensation).needs_data)
 
 
-def can_be_made_up(opened: Opened, runtime: RuntimeAdapter) -> bool:
-    """Whether inputs made up from the model are worth anything: no numbers of words or the like, and the model runs on them."""
-    if not all(value.dtype is not None and value.dtype.is_floating_point() for value in real_inputs(opened.model)):
-        return False
-    try:
-        made = synthesise(opened.model, opened.shapes, 1, 0)
-        runtime.load(shrinkc_ir.loadable(opened.model), RunConfig(threads=0)).run(made.inputs)
-    except Exception:  # runtimes raise their own types; whatever it was, there is nothing to learn from such inputs
-        return False
-    return True
-
-
 def shared_out(opened: Opened, recipe: Recipe, is_needed: bool, given: Data | None, evaluation: Data | None) -> Samples:
     """Samples for repairing and for judging.
 
@@ -92,7 +80,9 @@ def shared_out(opened: Opened, recipe: Recipe, is_needed: bool, given: Data | No
     fourth sample is held out for judging.
     """
     if not is_needed:
-        return Samples(None, evaluation or given)
+        return Samples(
+            None, evaluation or given, NOTHING_NOTE if given is None and recipe.compensation == NO_COMPENSATION else ""
+        )
     if given is None:
         made = synthesise(opened.model, opened.shapes, SYNTHETIC_SAMPLES, recipe.seed)
         return Samples(made, evaluation, SYNTHETIC_NOTE.format(made.n_samples))

@@ -17,7 +17,7 @@ from shrinkc import planning, recipe_files, registry, verify
 from shrinkc.analysis.cost import Cost
 from shrinkc.analysis.groups import Analysis, BoolArray
 from shrinkc.api import Evidence, Repaired, RuntimeAdapter
-from shrinkc.calibrating import NOTHING_NOTE, Samples, can_be_made_up, evidence_from, needs_data, shared_out
+from shrinkc.calibrating import Samples, evidence_from, needs_data, shared_out
 from shrinkc.canonicalize import canonicalize
 from shrinkc.errors import BudgetError, RecipeError, VerificationError
 from shrinkc.evidence import data as evidence_data
@@ -29,7 +29,7 @@ from shrinkc.measuring import measured
 from shrinkc.opening import Opened, loaded, open_model
 from shrinkc.plan import Plan
 from shrinkc.planning import Planned
-from shrinkc.recipe import NO_COMPENSATION, Recipe
+from shrinkc.recipe import Recipe
 from shrinkc.repairing import repaired
 from shrinkc.report import facts
 from shrinkc.report import json as report_json
@@ -42,8 +42,9 @@ from shrinkc.verify import Proof
 SIZE_TRIES = 4
 """How often a plan is made again because the written file is larger than its tensors suggested."""
 
-DEFAULT_RECIPE, RECIPE_WITHOUT_DATA = "default", "without-data"
-"""What is done where nothing was asked for; flags override single settings."""
+DEFAULT_RECIPE = "default"
+"""What is done with data where nothing was asked for; flags override single settings.  Without data channels are removed by
+magnitude and nothing else is changed."""
 
 CHECK_RUNTIME = "onnxruntime-cpu"
 """Runtime of the proof and of the quality measurement, whatever the target."""
@@ -165,9 +166,8 @@ def compress(
     saved = None if plan is None else plans.read(plan)
     if saved is not None:
         settings = {**_settings_of(saved), **settings}
-    has_choice = saved is None and settings.get("recipe") is None
-    if has_choice:
-        settings["recipe"] = DEFAULT_RECIPE if data is not None else RECIPE_WITHOUT_DATA
+    if saved is None and settings.get("recipe") is None and data is not None:
+        settings["recipe"] = DEFAULT_RECIPE
     recipe = recipe_files.resolve(**settings)
     source = Path(model)
     artifacts = Artifacts(Path(output) if output is not None else Path(f"{source.stem}.shrunk.onnx"), _path(save_plan))
@@ -181,12 +181,8 @@ def compress(
             if real is not None:
                 evidence_data.check_labels(real, [opened.analysis.shadow.shape(value) for value in opened_model.graph.outputs])
         runtime: RuntimeAdapter = registry.load("runtimes", CHECK_RUNTIME)()
-        is_looked_at, lack = needs_data(recipe, is_replay=saved is not None), ""
-        if has_choice and given is None and "compensation" not in settings and not can_be_made_up(opened, runtime):
-            recipe = replace(recipe, compensation=NO_COMPENSATION)
-            is_looked_at, lack = needs_data(recipe, is_replay=False), NOTHING_NOTE
+        is_looked_at = needs_data(recipe, is_replay=saved is not None)
         shared = shared_out(opened, recipe, is_looked_at, given, judged if eval_data is not None else None)
-        shared = replace(shared, note=shared.note or lack)
         run = Run(opened, recipe, artifacts, shared, runtime, progress)
         if saved is None:
             chosen = _plan(run)

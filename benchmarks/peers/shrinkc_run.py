@@ -25,6 +25,7 @@ def main() -> None:
         args.model,
         output=args.output,
         data=args.calibration,
+        eval_data=args.calibration,  # all of them calibrate: nothing is held out
         macs=f"{100 * (1 - args.remove):g}%",
         criterion=criterion,
         compensation=compensation,

@@ -32,7 +32,10 @@ PLANNING_WITH_A_PLAN = tuple(name for name in PLANNING if name != "target")
 @click.argument("model", type=click.Path(dir_okay=False))
 @click.option("-o", "--output", type=click.Path(dir_okay=False), help="Compressed model.  [default: NAME.shrunk.onnx here]")
 @click.option(
-    "--recipe", metavar="NAME|FILE", help="Settings by name (`shrinkc recipes` lists them) or from a TOML file; flags override."
+    "--recipe",
+    metavar="NAME|FILE",
+    help="Settings by name (`shrinkc recipes` lists them) or from a TOML file; flags override.  "
+    "[default: default with data, magnitude without]",
 )
 @click.option("--target", help="What it shall run on.  [default: cpu]")
 @click.option(
@@ -61,11 +64,16 @@ PLANNING_WITH_A_PLAN = tuple(name for name in PLANNING if name != "target")
     metavar="RATIO",
     help="Fraction of the channels of every group to remove, in place of a budget.",
 )
-@click.option("--criterion", help="Which channels matter least: a criterion by name.  [default: l2]")
+@click.option("--criterion", help="Which channels matter least: a criterion by name.  [default: obs with data, l2 without]")
 @click.option(
-    "--allocator", help="How the cut is spread over the groups; preset:NAME for published widths.  [default: uniform]"
+    "--allocator",
+    help="How the cut is spread over the groups; preset:NAME for published widths.  "
+    "[default: lagrangian with data, uniform without]",
 )
-@click.option("--compensation", help="How the rest makes up for what went: a compensation by name, or none.")
+@click.option(
+    "--compensation",
+    help="How the rest makes up for what went: a compensation by name, or none.  [default: rectified with data, none without]",
+)
 @click.option(
     "--max-drop", type=float, metavar="POINTS", help="Look for the largest cut that loses no more, measured on held-out data."
 )

@@ -105,9 +105,8 @@ def _prediction_remark(report: Report) -> list[str]:
     if report.predicted_error is None:
         return []
     known = sum(group.predicted_error is not None for group in report.groups)
-    return [
-        f"Predicted error of the outputs: {report.predicted_error:.2%} of their variance, summed over {known} groups (estimated)."
-    ]
+    share = f"{report.predicted_error:.2%} of their variance"
+    return [f"Predicted error of the outputs (an estimate): {share}, summed over {known} groups."]
 
 
 def _proof_remark(report: Report) -> str:
