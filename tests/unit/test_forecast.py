@@ -97,7 +97,7 @@ def test_the_report_shows_predicted_and_marginal_errors(
     show(report, console)
     show_groups(report, console)
     printed = console.export_text()
-    assert "Predicted error: " in printed
+    assert "Predicted error of the outputs" in printed
     assert f"{100 * errors[0]:.3g} %" in printed
     assert "Predicted errors" not in markdown.render(bare)
     assert json.loads(report_json.dumps(bare))["predicted_error"] is None
