@@ -104,8 +104,8 @@ def test_the_demo_model_keeps_its_accuracy_at_half_the_work(demo: Path, tmp_path
         demo / "fashion_resnet.onnx",
         output=tmp_path / "out.onnx",
         macs="50%",
-        allocator="global",
-        data=demo / "fashion_eval.npz",
+        data=demo / "fashion_calibration.npz",
+        eval_data=demo / "fashion_eval.npz",
         measure_latency=False,
     )
     assert report.quality.accuracy_before == pytest.approx(0.9265, abs=0.002)
