@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,11 +16,12 @@ from shrinkc import plan as plans
 from shrinkc import planning, recipe_files, registry, verify
 from shrinkc.analysis.cost import Cost
 from shrinkc.analysis.groups import Analysis, BoolArray
-from shrinkc.api import Evidence, Repaired, RuntimeAdapter
+from shrinkc.api import Evidence, FloatArray, Repaired, RuntimeAdapter
 from shrinkc.calibrating import Samples, evidence_from, needs_data, shared_out
 from shrinkc.canonicalize import canonicalize
 from shrinkc.errors import BudgetError, RecipeError, VerificationError
 from shrinkc.evidence import data as evidence_data
+from shrinkc.evidence import gradients as evidence_gradients
 from shrinkc.evidence import sources
 from shrinkc.evidence.quality import Quality
 from shrinkc.files import sha256, write_text
@@ -106,6 +107,7 @@ def compress(
     eval_data: str | os.PathLike[str] | None = None,
     preprocess: str | None = None,
     samples: int | None = None,
+    gradients: str | os.PathLike[str] | None = None,
     plan: str | os.PathLike[str] | None = None,
     save_plan: str | os.PathLike[str] | None = None,
     threads: int = 1,
@@ -131,6 +133,8 @@ def compress(
         How images become inputs: name of a preset, or path of a TOML file.
     samples : int, optional
         Most samples to read of each source, by default all of a file and 1024 of anything else.
+    gradients : path, optional
+        ``.npz`` of gradients of a loss under the names of the weights, for criteria that ask for them.
     plan : path, optional
         A saved plan to replay instead of making one.
     save_plan : path, optional
@@ -171,7 +175,7 @@ def compress(
     recipe = recipe_files.resolve(**settings)
     source = Path(model)
     artifacts = Artifacts(Path(output) if output is not None else Path(f"{source.stem}.shrunk.onnx"), _path(save_plan))
-    _check_paths(artifacts, read=[source, *map(_path, (data, eval_data, preprocess, plan))])
+    _check_paths(artifacts, read=[source, *map(_path, (data, eval_data, preprocess, gradients, plan))])
     with loaded(source, progress) as opened_model:
         stored = [Path(os.fspath(tensor.path)) for tensor in shrinkc_ir.external_tensors(opened_model)]
         _check_paths(artifacts, read=stored)
@@ -185,7 +189,8 @@ def compress(
         shared = shared_out(opened, recipe, is_looked_at, given, judged if eval_data is not None else None)
         run = Run(opened, recipe, artifacts, shared, runtime, progress)
         if saved is None:
-            chosen = _plan(run)
+            known = {} if gradients is None else evidence_gradients.load(gradients, opened.analysis)
+            chosen = _plan(run, known)
         else:
             chosen = Planned(planning.replayed(saved, opened.analysis, opened.sha256, str(plan)), {})
         _check_not_empty(chosen.plan, opened.analysis)
@@ -220,8 +225,10 @@ def _check_paths(artifacts: Artifacts, read: Sequence[Path | None]) -> None:
         taken[path.resolve()] = "this run writes too"
 
 
-def _plan(run: Run) -> Planned:
+def _plan(run: Run, gradients: Mapping[str, FloatArray]) -> Planned:
     evidence = evidence_from(run.opened, run.recipe, run.samples.calibration, run.runtime, run.progress)
+    if gradients:
+        evidence = replace(evidence or Evidence(), gradients=gradients)
     if run.recipe.max_drop is not None:
         return largest_cut(
             run.opened,

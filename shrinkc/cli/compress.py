@@ -25,6 +25,7 @@ PLANNING = (
     "include",
     "target",
 )
+GRADIENT_CRITERIA = ("fisher", "taylor")
 PLANNING_WITH_A_PLAN = tuple(name for name in PLANNING if name != "target")
 
 
@@ -54,6 +55,11 @@ PLANNING_WITH_A_PLAN = tuple(name for name in PLANNING if name != "target")
     type=click.IntRange(1),
     metavar="N",
     help="Most samples to read of each source.  [default: all of a file, else 1024]",
+)
+@click.option(
+    "--gradients",
+    type=click.Path(dir_okay=False),
+    help="For criteria taylor and fisher: .npz of gradients under the names of the weights, one sample along the first axis.",
 )
 @click.option("--macs", metavar="BUDGET", help="Multiply-accumulates that may remain: 50% or 1.5G.  [default: 70%]")
 @click.option("--params", metavar="BUDGET", help="Parameters that may remain: 50% or 1.5M.")
@@ -144,6 +150,8 @@ def _refuse_idle_flags(
             raise click.UsageError(f"--plan settles what is removed; {_flags(idle)} would have no effect")
         if "save_plan" in settings:
             raise click.UsageError("--save-plan would only copy --plan")
+    if "gradients" in settings and settings.get("criterion") not in GRADIENT_CRITERIA:
+        raise click.UsageError(f"--gradients has no effect without --criterion {' or '.join(GRADIENT_CRITERIA)}")
     if threads is not None and no_latency:
         raise click.UsageError("--threads has no effect with --no-latency")
     if settings.get("dry_run"):
