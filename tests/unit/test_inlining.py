@@ -69,7 +69,7 @@ def test_the_judge_agrees_once_the_functions_are_inlined(name: str, saved: Save,
 def test_the_report_says_which_functions_were_inlined(saved: Save, tmp_path: Path) -> None:
     path = saved(TOPOLOGIES["function_within_a_function"]())
     report = shrinkc.compress(path, output=tmp_path / "out.onnx", prune_ratio=0.5, round_to=1, measure_latency=False)
-    assert report.notes == ("Local functions were put in the place of their calls: acme.more::Block, acme.nn::Act.",)
+    assert report.notes[0] == "Local functions were put in the place of their calls: acme.more::Block, acme.nn::Act."
     assert not onnx.load(str(tmp_path / "out.onnx")).functions
 
 
