@@ -12,6 +12,8 @@ import onnx
 import pytest
 from onnx import parser
 
+from shrinkc import registry
+
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
 
@@ -105,11 +107,11 @@ def test_one_seed_is_enough_only_for_what_sees_nothing_but_weights():
     seeds = {}
     for cell in grid.cells(["resnet20"], [50], "*"):
         seeds.setdefault(cell.label, []).append(cell.seed)
-    for deterministic in ("shrinkc l2+none+global", "torch-pruning l2-local", "onnxsim l1-global"):
+    for deterministic in ("shrinkc l2+none+uniform", "torch-pruning l2-local", "onnxsim l1-global"):
         assert seeds[deterministic] == [0]
     for drawn in (
         "shrinkc random+none+uniform",
-        "shrinkc l2+refit+global",
+        "shrinkc l2+refit+uniform",
         "torch-pruning taylor-global",
         "onnxsim l2-local+ridge",
     ):
@@ -118,8 +120,11 @@ def test_one_seed_is_enough_only_for_what_sees_nothing_but_weights():
 
 def test_the_grid_is_wide_enough():
     grid = imported("accuracy_grid")
-    criteria, compensations, allocators = grid.GRID[0]
-    assert (len(criteria) >= 5, len(compensations) >= 3, len(allocators) >= 2) == (True, True, True)
+    widest = max(grid.GRID, key=lambda parts: len(parts[0]) * len(parts[1]) * len(parts[2]))
+    assert all(len(part) >= least for part, least in zip(widest, (5, 3, 2), strict=True))
+    for parts in grid.GRID:
+        for group, part in zip(("criteria", "compensation", "allocators"), parts, strict=True):
+            assert set(part) <= {"none", *registry.names(group)}, "every method of the grid is there"
     assert grid.DEFAULT in {method for tool, method in grid.methods() if tool == "shrinkc"}
 
 

@@ -39,6 +39,7 @@ def best_error(data: np.ndarray, layer: Consumer, removed: set[int]) -> float:
 @pytest.fixture(autouse=True)
 def _hardly_damped(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(elimination, "DAMPING", 1e-9)
+    monkeypatch.setattr(elimination, "ROUNDING", 1e-12)
     monkeypatch.setattr(elimination, "DAMPING_PER_COLUMN", 0.0)
 
 
