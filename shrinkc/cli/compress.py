@@ -25,6 +25,9 @@ PLANNING = (
     "include",
     "target",
 )
+USERS_OF_CHANCE = ("data", "recipe", "criterion", "allocator", "compensation")
+"""Without any of these nothing but the proof draws random numbers."""
+
 GRADIENT_CRITERIA = ("fisher", "taylor")
 PLANNING_WITH_A_PLAN = tuple(name for name in PLANNING if name != "target")
 
@@ -97,7 +100,11 @@ PLANNING_WITH_A_PLAN = tuple(name for name in PLANNING if name != "target")
 @click.option("--no-verify", is_flag=True, help="Skip the proof.")
 @click.option("--no-latency", is_flag=True, help="Skip the latency measurement.")
 @click.option("--threads", type=click.IntRange(1), help="Threads of the latency measurement.  [default: 1]")
-@click.option("--seed", type=click.IntRange(0), help="Of random inputs and weights of the proof.  [default: 0]")
+@click.option(
+    "--seed",
+    type=click.IntRange(0),
+    help="Of whatever is drawn at random, the proof included.  [default: 0]",
+)
 @click.option("--dry-run", is_flag=True, help="Write the resolved recipe and the plan, change nothing else.")
 @output_options
 def compress(
@@ -162,14 +169,14 @@ def _refuse_idle_flags(
                 ("no_verify", no_verify),
                 ("no_latency", no_latency),
                 ("threads", threads),
-                ("seed", settings.get("seed")),
+                ("seed", settings.get("seed") and not any(name in settings for name in USERS_OF_CHANCE)),
                 ("eval_data", settings.get("eval_data")),
             )
             if given
         ]
         if idle:
             raise click.UsageError(f"{_flags(idle)} would have no effect with --dry-run")
-    if no_verify and "seed" in settings:
+    if no_verify and "seed" in settings and not any(name in settings for name in USERS_OF_CHANCE):
         raise click.UsageError("--seed has no effect with --no-verify")
 
 

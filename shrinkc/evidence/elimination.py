@@ -19,11 +19,9 @@ from numpy.typing import NDArray
 from scipy import linalg
 
 from shrinkc.api import Consumer, FloatArray
+from shrinkc.evidence.regression import ridge_of
 
 Positions = NDArray[np.int64]
-
-DAMPING, DAMPING_PER_COLUMN = 1e-5, 0.1
-"""Ridge, in units of the mean variance: a floor, and what is added per column and row (fewer rows say less)."""
 
 CONSTANT = 1e-9
 """Variance, in units of the mean variance, below which a channel is a constant."""
@@ -93,10 +91,8 @@ def weight_after(consumer: Consumer, removed: Iterable[int]) -> FloatArray:
 
 def damped(covariance: FloatArray, rows: int) -> FloatArray:
     """Covariance with the ridge that its number of rows asks for, float64."""
-    size = len(covariance)
-    scale = max(0.0, float(np.trace(covariance))) / size or 1.0
     result = np.array(covariance, np.float64, order="F")
-    result[np.diag_indices(size)] += scale * (DAMPING + DAMPING_PER_COLUMN * size / rows)
+    result[np.diag_indices(len(covariance))] += ridge_of(covariance, rows)
     return result
 
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shrinkc.api import Activity, Consumer, Evidence
-from shrinkc.evidence import elimination
+from shrinkc.evidence import elimination, regression
 from shrinkc.evidence.elimination import Elimination, greedily, in_order
 
 
@@ -38,9 +38,9 @@ def best_error(data: np.ndarray, layer: Consumer, removed: set[int]) -> float:
 
 @pytest.fixture(autouse=True)
 def _hardly_damped(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(elimination, "DAMPING", 1e-9)
+    monkeypatch.setattr(regression, "DAMPING", 1e-9)
     monkeypatch.setattr(elimination, "ROUNDING", 1e-12)
-    monkeypatch.setattr(elimination, "DAMPING_PER_COLUMN", 0.0)
+    monkeypatch.setattr(regression, "DAMPING_PER_COLUMN", 0.0)
 
 
 @settings(max_examples=15, deadline=None)
