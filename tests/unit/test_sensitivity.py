@@ -1,0 +1,51 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from models.builder import Net
+
+from shrinkc import ir as shrinkc_ir
+from shrinkc import registry
+from shrinkc.analysis.groups import Analysis, stored_tensors
+from shrinkc.evidence.data import Data
+from shrinkc.evidence.gathering import batches_of, gather
+from shrinkc.evidence.sensitivity import with_sensitivities
+
+
+def two_branches(faint: float) -> Net:
+    """Two hidden layers, each read by a layer of its own; the second one's output counts ``faint`` times as much."""
+    net = Net()
+    x = net.input("x", ["n", 6])
+    parts = []
+    for _ in range(2):
+        hidden = net.op("Relu", net.op("MatMul", x, net.weight(6, 12)))
+        parts.append(net.op("MatMul", hidden, net.weight(12, 4)))
+    net.output(net.op("Concat", parts[0], net.op("Mul", parts[1], net.const(np.float32([faint]))), axis=1))
+    return net
+
+
+def sensitivities(analysis: Analysis) -> dict[str, float]:
+    data = Data({"x": np.random.default_rng(0).normal(size=(600, 6)).astype(np.float32)}, None, "test")
+    batches, runtime = batches_of(data, None), registry.load("runtimes", "onnxruntime-cpu")()
+    evidence = gather(analysis, data, batches, runtime)
+    return dict(with_sensitivities(evidence, analysis, batches, runtime).sensitivity)
+
+
+def test_an_error_that_hardly_reaches_the_outputs_counts_less(analysed: Callable[..., Analysis]) -> None:
+    """Oracle: errors are squares, so a branch that counts a tenth as much matters a hundredth as much."""
+    alike = sensitivities(analysed(two_branches(1.0)))
+    faint = sensitivities(analysed(two_branches(0.1)))
+    first, second = alike
+    ratio = (faint[second] / faint[first]) / (alike[second] / alike[first])
+    assert ratio == pytest.approx(0.01, rel=0.05)
+    assert sum(alike.values()) == pytest.approx(1.0, abs=0.35)  # either branch holds about half of the outputs' variance
+
+
+def test_probing_leaves_the_model_as_it_was(analysed: Callable[..., Analysis]) -> None:
+    analysis = analysed(two_branches(1.0))
+    before = {value.name: shrinkc_ir.stored_array(value).copy() for value in stored_tensors(analysis.model)}
+    sensitivities(analysis)
+    for value in stored_tensors(analysis.model):
+        np.testing.assert_array_equal(shrinkc_ir.stored_array(value), before[value.name])
