@@ -60,9 +60,12 @@ def methods() -> Iterator[tuple[str, str]]:
     yield from ((tool, method) for tool, names in PEERS.items() for method in names)
 
 
-def cells(models: Sequence[str], cuts: Sequence[int], only: str) -> Iterator[Cell]:
+def cells(models: Sequence[str], cuts: Sequence[int], only: str, seeds: Sequence[int] = SEEDS) -> Iterator[Cell]:
     """What there is to run, seed by seed, so that an interrupted run has every method once before any twice."""
-    for seed, model, cut, (tool, method) in product(SEEDS, models, cuts, list(methods())):
+    tools = dict.fromkeys(tool for tool, _ in methods())
+    for seed, model, asked, cut, (tool, method) in product(seeds, models, tools, cuts, list(methods())):
+        if tool != asked:  # runs of one tool on one model lie side by side
+            continue
         is_repetition = seed != SEEDS[0] and WEIGHTS_ONLY.issuperset(method.split("+"))
         cell = Cell(model, cut, tool, method, seed)
         if not is_repetition and fnmatch(cell.label, only):
