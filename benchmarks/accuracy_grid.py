@@ -18,14 +18,20 @@ DEFAULT = "obs+rectified+lagrangian"
 
 GRID: tuple[tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]], ...] = (
     # criteria, compensations, allocators: each line is their product
-    (("obs",), ("rectified", "affine", "none"), ("lagrangian", "uniform")),
+    (("obs", "random", "l2", "bn-gamma", "thinet-b"), ("rectified", "affine", "none"), ("lagrangian", "uniform")),
     (
-        ("random", "l2", "bn-gamma", "thinet-b", "lasso"),
-        ("rectified", "affine", "none"),
-        ("uniform", "lagrangian"),
-    ),
-    (
-        ("l1", "geometric-median", "bn-gamma-out", "mean-activation", "apoz", "nnrelief", "thinet-a", "ispasp", "spline"),
+        (
+            "l1",
+            "geometric-median",
+            "bn-gamma-out",
+            "mean-activation",
+            "apoz",
+            "nnrelief",
+            "thinet-a",
+            "lasso",
+            "ispasp",
+            "spline",
+        ),
         ("rectified",),
         ("uniform",),
     ),
