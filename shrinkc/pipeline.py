@@ -306,7 +306,7 @@ def _carry_out(run: Run, chosen: Planned, threads: int, measure_latency: bool) -
         proof=proof,
         proof_note="" if proof else "not run: --no-verify",
         calibration=_calibration(run, repair),
-        notes=(*_notes(run), *repair.notes),
+        notes=(*_notes(run), *chosen.notes, *repair.notes),
     )
     judged = run.samples.evaluation
     report = measured(report, opened, artifacts.output, run.runtime, judged, threads, measure_latency, run.progress)
@@ -365,7 +365,7 @@ def _predicted(run: Run, chosen: Planned) -> Report:
         runtimes=(),
         versions=facts.versions(),
         machine=facts.machine(),
-        notes=_notes(run),
+        notes=(*_notes(run), *chosen.notes),
     )
 
 

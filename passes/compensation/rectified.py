@@ -13,8 +13,9 @@ import numpy as np
 from scipy import linalg
 
 from shrinkc.api import Fit, FloatArray, Layer, Repair, Repaired
-from shrinkc.evidence.fitting import Rows, fit_rows
+from shrinkc.evidence.fitting import fit_rows
 from shrinkc.evidence.regression import affine_refit, ridge_of
+from shrinkc.evidence.rows import Rows
 
 STEPS = 12
 

@@ -14,6 +14,9 @@ from shrinkc.api import CrossMoments, FloatArray, Moments
 CHUNK_BYTES = 32 << 20
 """Rows are collected up to this size before they are multiplied: few large products are faster than many small ones."""
 
+ROWS_AT_ONCE = 256
+"""Rows of a large matrix that are changed at a time, so that no second one is made beside it."""
+
 
 class MomentsOf:
     """Accumulates the moments of inputs given batch by batch."""
@@ -50,13 +53,15 @@ class MomentsOf:
         return self._center.astype(np.float64)
 
     def result(self) -> Moments:
-        """Moments of everything added."""
+        """Moments of everything added; nothing can be added afterwards."""
         self._multiply()
         center = self.center()
-        if self._sum is None or self._product is None:
+        product, self._product = self._product, None
+        if self._sum is None or product is None:
             raise ValueError("no rows were added")
         mean = center + self._sum / self._rows
-        return Moments(self._rows, mean, _uncentered(self._product / self._rows, center, center, mean, mean))
+        product /= self._rows
+        return Moments(self._rows, mean, _uncentered(product, center, center, mean, mean))
 
     def _multiply(self) -> None:
         if self._waiting:
@@ -84,7 +89,8 @@ class CrossMomentsOf:
         center, mean, square = self._targets.result()
         if self._product is None:
             raise ValueError("no rows were added")
-        cross = _uncentered(self._product / inputs.rows, center, self._inputs.center(), mean, inputs.mean)
+        self._product /= inputs.rows
+        cross = _uncentered(self._product, center, self._inputs.center(), mean, inputs.mean)
         return CrossMoments(inputs, mean, square, cross)
 
 
@@ -118,9 +124,13 @@ class _Sums:
 def _uncentered(
     product: FloatArray, left_center: FloatArray, right_center: FloatArray, left_mean: FloatArray, right_mean: FloatArray
 ) -> FloatArray:
-    """``E[a b^T]`` from ``E[(a - s)(b - t)^T]``, the centers ``s`` and ``t`` and the means."""
-    left, right = left_center[:, :, None], right_center[:, None, :]
-    return product + left * right_mean[:, None, :] + (left_mean[:, :, None] - left) * right
+    """``E[a b^T]`` from ``E[(a - s)(b - t)^T]``, the centers ``s`` and ``t`` and the means, in the memory of the product."""
+    change = left_mean - left_center
+    for start in range(0, product.shape[1], ROWS_AT_ONCE):
+        own = slice(start, start + ROWS_AT_ONCE)
+        product[:, own] += left_center[:, own, None] * right_mean[:, None, :]
+        product[:, own] += change[:, own, None] * right_center[:, None, :]
+    return product
 
 
 def _sums(values: FloatArray) -> FloatArray:
