@@ -42,7 +42,9 @@ class Moments:
 
     def covariance(self) -> FloatArray:
         """Centred second moment, shape of ``gram``."""
-        return self.gram - self.mean[:, :, None] * self.mean[:, None, :]
+        covariance = -self.mean[:, :, None] * self.mean[:, None, :]
+        covariance += self.gram
+        return covariance
 
 
 @dataclass(frozen=True)

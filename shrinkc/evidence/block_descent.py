@@ -64,7 +64,8 @@ def _through(inputs: FloatArray, weight: FloatArray) -> FloatArray:
 
 def _layer(site: Site, weight: FloatArray, bias: FloatArray, rows: Rows) -> Layer:
     moments = CrossMomentsOf()
-    moments.add(rows.inputs, rows.targets)
+    for part in rows.parts():
+        moments.add(part.inputs, part.targets)
     return Layer(site.name, weight, bias, moments.result(), site.taps, site.intercept is not None)
 
 

@@ -67,7 +67,7 @@ def fit_rows(repair: Repair, fit: Callable[[Layer, Rows], Fit]) -> Repaired:
         every = joined(batches, count)
         if is_wide(site.columns):
             return fit_in_blocks(site, every, fit)
-        layer = _summed_up(site, [every])
+        layer = _summed_up(site, every.parts())
         return _judged(layer, fit(layer, every))
 
     return _fit_network(_InTheCutNetwork(repair, sampling_to_hold), fitted)

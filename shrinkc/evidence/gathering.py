@@ -36,7 +36,7 @@ ROWS_BYTES, ROW_EXTRAS = 256 << 20, 4
 COLUMNS_IN_SINGLE = 1024
 """Second moments of more columns are kept in float32 once they are summed."""
 
-LOOK_AHEAD_BYTES = 192 << 20
+LOOK_AHEAD_BYTES = 160 << 20
 """Values that may wait to be looked at, so that the graph is run in few stretches."""
 
 IN_BLOCKS = "were looked at in blocks of channels, as if blocks had nothing to do with each other"
@@ -72,12 +72,6 @@ def sampling_to_hold(site: Site, samples: int, seed: int) -> Sampling:
     enough = sampling_for(site, samples, seed).per_sample or 1
     most = ROWS_BYTES // (4 * (site.inputs * site.taps + ROW_EXTRAS * site.outputs))
     return Sampling(seed, max(1, min(enough, most // samples)))
-
-
-def batches_of(data: Data, fixed: int | None, largest: int = 32) -> list[Mapping[str, Array]]:
-    """Batches for a walk; the remainder that a fixed batch leaves over is dropped."""
-    size = fixed or largest
-    return [batch for batch in data.batches(size) if fixed is None or len(next(iter(batch.values()))) == fixed]
 
 
 def gather(

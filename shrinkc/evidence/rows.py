@@ -10,6 +10,9 @@ import numpy as np
 
 from shrinkc.api import FloatArray
 
+PART_BYTES = 32 << 20
+"""Inputs of the rows that are worked on together."""
+
 
 @dataclass(frozen=True, eq=False)
 class Rows:
@@ -28,10 +31,17 @@ class Rows:
     cut_below: FloatArray | None = None
     cut_above: FloatArray | None = None
 
+    def parts(self) -> Iterator[Rows]:
+        """The same rows, so many at a time that working on them takes little memory."""
+        step = max(1, PART_BYTES // max(1, self.inputs[:, :1].nbytes))
+        for start in range(0, self.inputs.shape[1], step):
+            arrays: list[Any] = [getattr(self, field.name) for field in fields(Rows)]
+            yield Rows(*(None if array is None else array[:, start : start + step] for array in arrays))
+
     def less(self, inputs: FloatArray, others: FloatArray) -> Rows:
         """What some columns should give beside ``others``, which all other columns give."""
-        edges = (None if edge is None else edge - others for edge in (self.cut_below, self.cut_above))
-        return Rows(inputs, self.targets - others, *edges)
+        below, above = (None if edge is None else edge - others for edge in (self.cut_below, self.cut_above))
+        return Rows(inputs, self.targets - others, below, above)
 
 
 def joined(batches: Iterator[Rows], count: int) -> Rows:
