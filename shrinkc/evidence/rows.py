@@ -35,8 +35,9 @@ class Rows:
         """The same rows, so many at a time that working on them takes little memory."""
         step = max(1, PART_BYTES // max(1, self.inputs[:, :1].nbytes))
         for start in range(0, self.inputs.shape[1], step):
-            arrays: list[Any] = [getattr(self, field.name) for field in fields(Rows)]
-            yield Rows(*(None if array is None else array[:, start : start + step] for array in arrays))
+            arrays = [getattr(self, field.name) for field in fields(Rows)]
+            part: list[Any] = [None if array is None else array[:, start : start + step] for array in arrays]
+            yield Rows(*part)
 
     def less(self, inputs: FloatArray, others: FloatArray) -> Rows:
         """What some columns should give beside ``others``, which all other columns give."""
