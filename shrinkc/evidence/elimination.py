@@ -199,7 +199,7 @@ class _Layer:
     def _compress(self) -> None:
         left = np.flatnonzero(self._position != -2)
         self._weight = np.asfortranarray(self._weight[:, left])
-        self._inverse = np.asfortranarray(self._inverse[np.ix_(left, left)])
+        self._inverse = self._inverse[np.ix_(left, left)].T  # symmetric: the same, and laid out as BLAS wants it
         self._columns = self._columns[left]
         self._lay_out(self._position[left])
 

@@ -7,6 +7,8 @@ what varies; sums over batches are in float64.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from shrinkc.api import CrossMoments, FloatArray, Moments
@@ -40,9 +42,9 @@ class MomentsOf:
             self._center = inputs[:, 0].copy()
         return inputs - self._center[:, None]
 
-    def add_deviations(self, inputs: FloatArray, deviations: FloatArray) -> None:
+    def add_deviations(self, deviations: FloatArray) -> None:
         """Like :meth:`add`, for who has the deviations already."""
-        self._rows += inputs.shape[1]
+        self._rows += deviations.shape[1]
         self._sum = _plus(self._sum, _sums(deviations))
         self._product = _plus(self._product, np.matmul(deviations.transpose(0, 2, 1), deviations))
 
@@ -65,9 +67,20 @@ class MomentsOf:
 
     def _multiply(self) -> None:
         if self._waiting:
-            inputs = np.concatenate(self._waiting, axis=1)
-            self._waiting = []
-            self.add_deviations(inputs, self.deviations(inputs))
+            waiting, self._waiting = self._waiting, []
+            self.add_deviations(self._deviations_of(waiting))
+
+    def _deviations_of(self, parts: Sequence[FloatArray]) -> FloatArray:
+        """Deviations of several parts side by side, without another copy of them."""
+        if self._center is None:
+            self._center = parts[0][:, 0].copy()
+        groups, _, columns = parts[0].shape
+        deviations = np.empty((groups, sum(part.shape[1] for part in parts), columns), parts[0].dtype)
+        start = 0
+        for part in parts:
+            np.subtract(part, self._center[:, None], out=deviations[:, start : start + part.shape[1]])
+            start += part.shape[1]
+        return deviations
 
 
 class CrossMomentsOf:
@@ -80,7 +93,7 @@ class CrossMomentsOf:
     def add(self, inputs: FloatArray, targets: FloatArray) -> None:
         """Add rows of inputs ``(groups, rows, columns)`` with their targets ``(groups, rows, outputs)``."""
         deviations = self._inputs.deviations(inputs)
-        self._inputs.add_deviations(inputs, deviations)
+        self._inputs.add_deviations(deviations)
         self._product = _plus(self._product, np.matmul(self._targets.add(targets).transpose(0, 2, 1), deviations))
 
     def result(self) -> CrossMoments:
