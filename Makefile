@@ -22,8 +22,9 @@ lint: $(VENV)/test.stamp
 types: $(VENV)/test.stamp
 	$(BIN)/mypy
 
+# Two processes of one thread each; a file stays in one of them, so that what its tests share is made once.
 unit: $(VENV)/test.stamp
-	$(BIN)/pytest
+	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile
 
 # The networks of every family by both exporters; `make test` runs one of every kind.
 test-exports: $(VENV)/test.stamp
