@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 DEMO := demo-results
 
-.PHONY: demo test lint types unit test-exports coverage bench bench-accuracy bench-direction clean
+.PHONY: demo test lint types unit test-exports coverage bench bench-evidence bench-accuracy bench-direction clean
 
 demo: $(VENV)/core.stamp
 	$(BIN)/shrinkc compress examples/fashion_resnet.onnx \
@@ -22,8 +22,9 @@ lint: $(VENV)/test.stamp
 types: $(VENV)/test.stamp
 	$(BIN)/mypy
 
+# Two processes of one thread each; a file stays in one of them, so that what its tests share is made once.
 unit: $(VENV)/test.stamp
-	$(BIN)/pytest
+	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile
 
 # The networks of every family by both exporters; `make test` runs one of every kind.
 test-exports: $(VENV)/test.stamp
@@ -36,6 +37,10 @@ coverage: $(VENV)/test.stamp
 bench: $(VENV)/test.stamp
 	$(BIN)/python benchmarks/compile_time.py
 	$(BIN)/python benchmarks/scale.py
+
+# What gathering evidence and runs on data cost (a quarter of an hour).
+bench-evidence: $(VENV)/test.stamp
+	$(BIN)/python benchmarks/evidence.py
 
 # Accuracy without training, of shrinkc and its peers (hours; take up again what was interrupted), and its plot.
 PEERS := benchmarks/peers/environments

@@ -42,7 +42,9 @@ class Moments:
 
     def covariance(self) -> FloatArray:
         """Centred second moment, shape of ``gram``."""
-        return self.gram - self.mean[:, :, None] * self.mean[:, None, :]
+        covariance = -self.mean[:, :, None] * self.mean[:, None, :]
+        covariance += self.gram
+        return covariance
 
 
 @dataclass(frozen=True)
@@ -92,15 +94,34 @@ class Activity:
     zero_share: FloatArray
 
 
+@dataclass(frozen=True)
+class Share:
+    """Part of a layer's output, its bias aside, that some of its columns give by themselves.
+
+    Attributes
+    ----------
+    energy : float
+        Of its second moment; 1 where they are all of its columns.
+    variance : float
+        Of what varies.
+    """
+
+    energy: float = 1.0
+    variance: float = 1.0
+
+
 @dataclass(frozen=True, eq=False)
 class Consumer:
     """One layer that reads channels of a group, as a linear map, and the moments of what it reads.
+
+    A layer too wide for the second moments of all its columns is several consumers, one a block of whole channels: each gives
+    its ``share`` of the layer's output, as if blocks had nothing to do with each other.
 
     Attributes
     ----------
     name : str
         Of the layer's output; groups of a grouped convolution share it.
-    weight : ndarray of shape (outputs, columns), float64
+    weight : ndarray of shape (outputs, columns), float64 or, if it is stored so, float32
     mean : ndarray of shape (columns,), float64
     gram : ndarray of shape (columns, columns)
         Uncentred second moment of the columns, a mean over ``rows`` rows.
@@ -115,6 +136,10 @@ class Consumer:
         How it slides over its input, None for a matrix product.
     number : int
         Which group of a grouped convolution it is.
+    columns : ndarray of shape (columns,), int64, or None
+        Which columns of that group these are; None where they are all.
+    share : Share
+        Of the layer's output; what these columns give counts as much, where it is set beside what other layers give.
     """
 
     name: str
@@ -127,6 +152,8 @@ class Consumer:
     activity: Activity
     windows: Windows | None = None
     number: int = 0
+    columns: NDArray[np.int64] | None = None
+    share: Share = Share()
 
 
 @dataclass(frozen=True, eq=False)
@@ -147,6 +174,8 @@ class Evidence:
     gradients : mapping of tensor name to ndarray of shape (samples, *tensor)
         Gradients of the loss by stored tensor, laid out as it is stored, one sample along the first axis in the same order for
         every tensor (one mini-batch instead, if its mean loss is what was derived); empty if none were given.
+    notes : tuple of str
+        Sentences for the report: what was looked at in part only.
     """
 
     consumers: Mapping[str, tuple[Consumer, ...]] = field(default_factory=dict)
@@ -155,6 +184,7 @@ class Evidence:
     is_synthetic: bool = False
     sensitivity: Mapping[str, float] = field(default_factory=dict)
     gradients: Mapping[str, FloatArray] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
 
 @runtime_checkable
@@ -461,6 +491,7 @@ __all__ = [
     "RuntimeAdapter",
     "Seeded",
     "Session",
+    "Share",
     "Weights",
     "Windows",
 ]

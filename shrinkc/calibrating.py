@@ -10,8 +10,9 @@ import numpy as np
 from shrinkc import registry
 from shrinkc.api import Evidence, RuntimeAdapter
 from shrinkc.evidence import data as evidence_data
+from shrinkc.evidence.batching import batches_of
 from shrinkc.evidence.data import Data
-from shrinkc.evidence.gathering import batches_of, gather
+from shrinkc.evidence.gathering import gather
 from shrinkc.evidence.sensitivity import with_sensitivities
 from shrinkc.evidence.synthetic import synthesise
 from shrinkc.log import Progress
@@ -126,4 +127,4 @@ def _few(batches: Batches, opened: Opened) -> Batches:
 
 def batches_for(opened: Opened, calibration: Data) -> Batches:
     """Calibration samples in the batches that the model takes."""
-    return batches_of(calibration, evidence_data.fixed_batch(opened.model))
+    return batches_of(opened.analysis, calibration)

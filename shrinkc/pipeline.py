@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -42,6 +43,10 @@ from shrinkc.verify import Proof
 
 SIZE_TRIES = 4
 """How often a plan is made again because the written file is larger than its tensors suggested."""
+
+LARGE_MODEL_BYTES = 32 << 20
+"""Copies of models of this size are looked for and let go of after the proof: graphs refer to themselves, so that Python would
+keep them, weights and all, until it happens to look."""
 
 DEFAULT_RECIPE = "default"
 """What is done with data where nothing was asked for; flags override single settings.  Without data channels are removed by
@@ -290,6 +295,8 @@ def _carry_out(run: Run, chosen: Planned, threads: int, measure_latency: bool) -
     with run.progress.stage("removing channels"):
         pruned = _cut(opened, run.recipe, is_kept)
     proof = _prove(run, pruned, is_kept)
+    if opened.size_bytes > LARGE_MODEL_BYTES:
+        gc.collect()
     repair = repaired(opened, run.recipe, pruned, is_kept, run.samples.calibration, run.runtime, run.progress)
     if artifacts.plan is not None:
         write_text(artifacts.plan, plans.dumps(replace(chosen.plan, compensated=repair.tensors)))
@@ -306,7 +313,7 @@ def _carry_out(run: Run, chosen: Planned, threads: int, measure_latency: bool) -
         proof=proof,
         proof_note="" if proof else "not run: --no-verify",
         calibration=_calibration(run, repair),
-        notes=(*_notes(run), *repair.notes),
+        notes=(*_notes(run), *chosen.notes, *repair.notes),
     )
     judged = run.samples.evaluation
     report = measured(report, opened, artifacts.output, run.runtime, judged, threads, measure_latency, run.progress)
@@ -365,7 +372,7 @@ def _predicted(run: Run, chosen: Planned) -> Report:
         runtimes=(),
         versions=facts.versions(),
         machine=facts.machine(),
-        notes=_notes(run),
+        notes=(*_notes(run), *chosen.notes),
     )
 
 

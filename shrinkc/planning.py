@@ -24,10 +24,14 @@ from shrinkc.recipe import Recipe
 
 @dataclass(frozen=True)
 class Planned:
-    """A plan, and what it is predicted to cost in every group whose consumers the evidence knows."""
+    """A plan, and what it is predicted to cost in every group whose consumers the evidence knows.
+
+    ``notes`` are sentences for the report: what the evidence looked at in part only.
+    """
 
     plan: Plan
     forecast: Mapping[str, GroupForecast]
+    notes: tuple[str, ...] = ()
 
 
 def plan_for(
@@ -72,7 +76,7 @@ def planned_for(
     else:
         allocation = _within(problem, budgets, cost.dense())
     plan = make_plan(analysis, allocation.keep, model_sha256, recipe.to_json())
-    return Planned(plan, problem.forecast(allocation.keep))
+    return Planned(plan, problem.forecast(allocation.keep), () if evidence is None else evidence.notes)
 
 
 def _problem(

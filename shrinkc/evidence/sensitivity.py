@@ -94,7 +94,8 @@ def _silence(
         matrix, bias = site.matrix(), site.bias().copy()
         for part in parts:
             weight, shift = refitted(part, np.isin(part.position, gone), can_shift=site.intercept is not None)
-            matrix[part.number], bias[part.number] = weight, bias[part.number] + shift
+            matrix[part.number][:, slice(None) if part.columns is None else part.columns] = weight
+            bias[part.number] += shift
         site.write(matrix, bias)
     return undo
 
@@ -119,7 +120,7 @@ def refitted(consumer: Consumer, is_gone: NDArray[np.bool_], *, can_shift: bool)
     second = consumer.gram - np.outer(consumer.mean, consumer.mean) if can_shift else consumer.gram
     matrix = damped(second, consumer.rows)
     kept = ~is_gone
-    weight = np.zeros_like(consumer.weight)
+    weight = np.zeros(consumer.weight.shape)
     weight[:, kept] = consumer.weight[:, kept]
     if not is_gone.any() or not kept.any():
         return weight, consumer.weight[:, is_gone] @ consumer.mean[is_gone] * can_shift

@@ -9,8 +9,9 @@ from models.builder import Net
 from shrinkc import ir as shrinkc_ir
 from shrinkc import registry
 from shrinkc.analysis.groups import Analysis, stored_tensors
+from shrinkc.evidence.batching import batches_of
 from shrinkc.evidence.data import Data
-from shrinkc.evidence.gathering import batches_of, gather
+from shrinkc.evidence.gathering import gather
 from shrinkc.evidence.sensitivity import with_sensitivities
 
 
@@ -28,7 +29,7 @@ def two_branches(faint: float) -> Net:
 
 def sensitivities(analysis: Analysis) -> dict[str, float]:
     data = Data({"x": np.random.default_rng(0).normal(size=(600, 6)).astype(np.float32)}, None, "test")
-    batches, runtime = batches_of(data, None), registry.load("runtimes", "onnxruntime-cpu")()
+    batches, runtime = batches_of(analysis, data), registry.load("runtimes", "onnxruntime-cpu")()
     evidence = gather(analysis, data, batches, runtime)
     return dict(with_sensitivities(evidence, analysis, batches, runtime).sensitivity)
 
