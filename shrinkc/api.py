@@ -19,6 +19,9 @@ from shrinkc.analysis.groups import Analysis
 API_VERSION = 1
 
 FloatArray = NDArray[np.floating[Any]]
+
+SMALLEST_RATIO = 1e-12
+"""What a probe counts for that shows nothing at all."""
 Weights = Callable[[ir.Value], FloatArray]
 """Reads a stored tensor."""
 
@@ -156,6 +159,43 @@ class Consumer:
     share: Share = Share()
 
 
+@dataclass(frozen=True)
+class Sensitivity:
+    """Error of the model's outputs per error at a group's consumers, as probes found it.
+
+    Attributes
+    ----------
+    probes : tuple of (int, float)
+        So many positions were removed, and such was the ratio; ascending, each number once.
+    """
+
+    probes: tuple[tuple[int, float], ...]
+
+    def with_probe(self, removed: int, ratio: float) -> Sensitivity:
+        """The same with one more probe; it takes the place of an older one of as many positions."""
+        return Sensitivity(tuple(sorted({**dict(self.probes), removed: ratio}.items())))
+
+    def of(self, errors: FloatArray) -> FloatArray:
+        """Errors of the outputs, from those at the consumers.
+
+        Between probes the ratio follows the number of positions log-linearly, beyond them it stays.
+
+        Parameters
+        ----------
+        errors : ndarray of shape (width + 1,)
+            By number of positions removed, never decreasing.
+
+        Returns
+        -------
+        ndarray of shape (width + 1,)
+            Never decreasing.
+        """
+        removed, ratios = zip(*self.probes, strict=True)
+        logs = np.log(np.maximum(ratios, SMALLEST_RATIO))
+        shown: FloatArray = errors * np.exp(np.interp(np.arange(len(errors)), removed, logs))
+        return np.maximum.accumulate(shown)
+
+
 @dataclass(frozen=True, eq=False)
 class Evidence:
     """What data told about the model.
@@ -169,8 +209,8 @@ class Evidence:
         Where the data came from.
     is_synthetic : bool
         It was made up from the model.
-    sensitivity : mapping of group name to float
-        Error of the model's outputs per error at the group's consumers; groups that are not named count 1.
+    sensitivity : mapping of group name to Sensitivity
+        How much an error at the group's consumers shows in the outputs; groups that are not named were not probed.
     gradients : mapping of tensor name to ndarray of shape (samples, *tensor)
         Gradients of the loss by stored tensor, laid out as it is stored, one sample along the first axis in the same order for
         every tensor (one mini-batch instead, if its mean loss is what was derived); empty if none were given.
@@ -182,7 +222,7 @@ class Evidence:
     n_samples: int = 0
     source: str = ""
     is_synthetic: bool = False
-    sensitivity: Mapping[str, float] = field(default_factory=dict)
+    sensitivity: Mapping[str, Sensitivity] = field(default_factory=dict)
     gradients: Mapping[str, FloatArray] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
@@ -490,6 +530,7 @@ __all__ = [
     "RunConfig",
     "RuntimeAdapter",
     "Seeded",
+    "Sensitivity",
     "Session",
     "Share",
     "Weights",

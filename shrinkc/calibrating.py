@@ -17,6 +17,7 @@ from shrinkc.evidence.sensitivity import with_sensitivities
 from shrinkc.evidence.synthetic import synthesise
 from shrinkc.log import Progress
 from shrinkc.opening import Opened
+from shrinkc.plan import Plan
 from shrinkc.recipe import NO_COMPENSATION, Recipe
 
 HELD_OUT_EVERY = 4
@@ -106,6 +107,16 @@ def evidence_from(
         evidence = gather(opened.analysis, calibration, batches, runtime, recipe.seed)
     with progress.stage("probing how much every group matters"):
         return with_sensitivities(evidence, opened.analysis, _few(batches, opened), runtime)
+
+
+def probed_at(
+    plan: Plan, evidence: Evidence, opened: Opened, calibration: Data, runtime: RuntimeAdapter, progress: Progress
+) -> Evidence:
+    """Evidence with every group that a plan cuts probed at the width it has there."""
+    widths = {group.name: group.width for group in opened.analysis.groups}
+    silenced = {name: widths[name] - len(kept) for name, kept in plan.keep().items()}
+    with progress.stage("probing every group at its width"):
+        return with_sensitivities(evidence, opened.analysis, _few(batches_for(opened, calibration), opened), runtime, silenced)
 
 
 def _few(batches: Batches, opened: Opened) -> Batches:

@@ -20,6 +20,7 @@ from shrinkc.analysis.groups import Analysis, BoolArray
 from shrinkc.api import Evidence, FloatArray, Repaired, RuntimeAdapter
 from shrinkc.calibrating import Samples, evidence_from, needs_data, shared_out
 from shrinkc.canonicalize import canonicalize
+from shrinkc.choosing import planned_in_turns
 from shrinkc.errors import BudgetError, RecipeError, VerificationError
 from shrinkc.evidence import data as evidence_data
 from shrinkc.evidence import gradients as evidence_gradients
@@ -30,7 +31,7 @@ from shrinkc.log import Progress, Silent
 from shrinkc.measuring import measured
 from shrinkc.opening import Opened, loaded, open_model
 from shrinkc.plan import Plan
-from shrinkc.planning import Planned
+from shrinkc.planning import Planned, Scored
 from shrinkc.recipe import Recipe
 from shrinkc.repairing import repaired
 from shrinkc.report import facts
@@ -241,11 +242,24 @@ def _plan(run: Run, gradients: Mapping[str, FloatArray]) -> Planned:
             run.samples,
             run.runtime,
             run.progress,
-            planned_for=lambda recipe: _plan_within_size(run.opened, recipe, evidence),
+            planned_for=lambda recipe: _planned(run, recipe, evidence),
             cut=lambda is_kept: _cut(run.opened, run.recipe, is_kept),
         )
-    with run.progress.stage("scoring and allocating"):
-        return _plan_within_size(run.opened, run.recipe, evidence)
+    return _planned(run, run.recipe, evidence)
+
+
+def _planned(run: Run, recipe: Recipe, evidence: Evidence | None) -> Planned:
+    with run.progress.stage("scoring"):
+        scored = planning.scored_by(run.opened.analysis, recipe, evidence)
+    return planned_in_turns(
+        run.opened,
+        recipe,
+        evidence,
+        run.samples.calibration,
+        run.runtime,
+        run.progress,
+        plan=lambda known: _plan_within_size(run.opened, recipe, known, scored),
+    )
 
 
 def _check_not_empty(chosen: Plan, analysis: Analysis) -> None:
@@ -257,13 +271,13 @@ def _check_not_empty(chosen: Plan, analysis: Analysis) -> None:
         )
 
 
-def _plan_within_size(opened: Opened, recipe: Recipe, evidence: Evidence | None) -> Planned:
+def _plan_within_size(opened: Opened, recipe: Recipe, evidence: Evidence | None, scored: Scored) -> Planned:
     """Plan whose written file meets the budget of bytes: what the graph itself takes is only known once it is cut."""
     budgets = [budget.of(opened.cost.dense()) for budget in recipe.budgets()]
     limits = [budget.amount for budget in budgets if budget.quantity == "size_bytes"]
     cost, excess = opened.cost, 0
     for _ in range(SIZE_TRIES):
-        planned = planning.planned_for(opened.analysis, recipe, budgets, cost, opened.sha256, evidence)
+        planned = planning.planned_for(opened.analysis, recipe, budgets, cost, opened.sha256, evidence, scored)
         if not limits:
             return planned
         is_kept = opened.analysis.keep_mask(planned.plan.keep())

@@ -14,22 +14,23 @@ import json
 import resource
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
 from shrinkc import ir as shrinkc_ir
 from shrinkc import recipe_files, registry
-from shrinkc.allocate import Allocating, KeepMap, Limits
-from shrinkc.api import Criterion, Evidence, FloatArray, Seeded
-from shrinkc.budget import parse
-from shrinkc.calibrating import evidence_from
+from shrinkc.api import Evidence
+from shrinkc.calibrating import evidence_from, needs_evidence
 from shrinkc.canonicalize import canonicalize
+from shrinkc.choosing import planned_in_turns
 from shrinkc.errors import ShrinkcError
 from shrinkc.evidence import sources
 from shrinkc.log import Silent
 from shrinkc.opening import loaded, open_model
-from shrinkc.planning import weights_of
+from shrinkc.planning import Planned, Scored, planned_for, scored_by
+from shrinkc.recipe import Recipe
 from shrinkc.repairing import repaired
 from shrinkc.surgery import remove_channels
 
@@ -53,49 +54,32 @@ class Sweep:
     def write(self, method: str, removed: int, path: Path) -> dict[str, float]:
         """Write one compressed model; returns its MACs, and CPU seconds with what is shared counted in full."""
         criterion, compensation, allocator = method.split("+")
-        (is_comparable, scores), scoring_s = self._scored(criterion)
-        macs, own_s = timed(lambda: self._written(scores, is_comparable, compensation, allocator, removed, path))
-        needs = any(
-            part.needs_evidence for part in (registry.built("criteria", criterion), registry.built("allocators", allocator))
-        )
-        return {"macs": macs, "cpu_s": round(own_s + scoring_s + needs * self._gathering_s, 2)}
+        scored, scoring_s = self._scored(criterion)
+        recipe = self._with(criterion, compensation=compensation, allocator=allocator, macs=f"{100 - removed}%")
+        macs, own_s = timed(lambda: self._written(recipe, scored, path))
+        return {"macs": macs, "cpu_s": round(own_s + scoring_s + needs_evidence(recipe) * self._gathering_s, 2)}
 
-    def _scores(self, name: str) -> tuple[bool, dict[str, FloatArray]]:
-        criterion: Criterion = registry.built("criteria", name)
-        if isinstance(criterion, Seeded):
-            criterion.seed = self._recipe.seed
-        known: Evidence | None = self._evidence if criterion.needs_evidence else None
-        read = weights_of(self._opened.analysis)
-        scores = {group.name: criterion.scores(group, read, known) for group in self._opened.analysis.groups}
-        return criterion.is_comparable, scores
+    def _with(self, criterion: str, **settings: object) -> Recipe:
+        return replace(self._recipe, criterion=criterion, **settings)
 
-    def _written(
-        self,
-        scores: dict[str, FloatArray],
-        is_comparable: bool,
-        compensation: str,
-        allocator: str,
-        removed: int,
-        path: Path,
-    ) -> int:
-        is_kept = self._opened.analysis.keep_mask(self._kept(scores, is_comparable, allocator, removed))
+    def _scores(self, criterion: str) -> Scored:
+        known = self._evidence if registry.built("criteria", criterion).needs_evidence else None
+        return scored_by(self._opened.analysis, self._with(criterion), known)
+
+    def _written(self, recipe: Recipe, scored: Scored, path: Path) -> int:
+        evidence = self._evidence if needs_evidence(recipe) else None
+        shared = (self._opened, recipe, evidence, self._data, self._runtime, Silent())
+        planned = planned_in_turns(*shared, plan=lambda known: self._planned(recipe, known, scored))
+        is_kept = self._opened.analysis.keep_mask(planned.plan.keep())
         pruned = canonicalize(remove_channels(self._opened.analysis, is_kept, self._opened.shapes))
-        recipe = recipe_files.resolve(recipe="default", round_to=1, seed=self._recipe.seed, compensation=compensation)
         repaired(self._opened, recipe, pruned, is_kept, self._data, self._runtime, Silent())
         shrinkc_ir.save(pruned, path)
         return int(self._opened.cost.of(is_kept).macs)
 
-    def _kept(self, scores: dict[str, FloatArray], is_comparable: bool, allocator: str, removed: int) -> KeepMap:
-        problem = Allocating(
-            self._opened.analysis,
-            self._opened.cost,
-            registry.built("allocators", allocator),
-            scores,
-            Limits(self._recipe.round_to, self._recipe.min_width),
-            evidence=self._evidence,
-            is_comparable=is_comparable,
-        )
-        return problem.within([parse("macs", f"{100 - removed}%").of(self._opened.cost.dense())]).keep
+    def _planned(self, recipe: Recipe, evidence: Evidence | None, scored: Scored) -> Planned:
+        opened = self._opened
+        budgets = [budget.of(opened.cost.dense()) for budget in recipe.budgets()]
+        return planned_for(opened.analysis, recipe, budgets, opened.cost, opened.sha256, evidence, scored)
 
 
 def timed(work: Callable[[], T]) -> tuple[T, float]:
