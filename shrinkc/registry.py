@@ -15,6 +15,7 @@ SINGULAR = {
     "compensation": "compensation",
     "runtimes": "runtime",
     "oprules": "operator rules",
+    "torch_ops": "torch operators",
 }
 
 
