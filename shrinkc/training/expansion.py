@@ -67,10 +67,19 @@ def _body(schema: Any, call: Call, version: int, types: tuple[Any, ...]) -> ir.F
         data = schema.get_context_dependent_function_with_opset_version(since, node, [_type(item) for item in types])
     proto = onnx.FunctionProto()
     proto.ParseFromString(data)
+    _drop_unmade(proto)
     function = ir.serde.deserialize_function(proto)
     for node in function.graph.all_nodes():
         _set_attributes(node, call, schema)
     return function
+
+
+def _drop_unmade(proto: onnx.FunctionProto) -> None:
+    """Some bodies declare optional outputs at their end that they do not make."""
+    made = {name for node in proto.node for name in node.output} | set(proto.input)
+    kept = [name for name in proto.output if name in made]
+    del proto.output[:]
+    proto.output.extend(kept)
 
 
 def _type(dtype: Any) -> bytes:
@@ -103,7 +112,7 @@ def _bound(function: ir.Function, call: Call, compile_body: Compile) -> Function
     n_inputs = len(graph.inputs)
 
     def run(*inputs: Any) -> Any:
-        results = program.called([*inputs, *[None] * (n_inputs - len(inputs))])
+        results = program.called([*inputs[:n_inputs], *[None] * (n_inputs - len(inputs))])
         return results[0] if len(results) == 1 else tuple(results)
 
     return run

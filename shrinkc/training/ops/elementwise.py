@@ -6,11 +6,12 @@ import math
 from collections.abc import Callable
 from functools import reduce
 
+import onnx_ir as ir
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from shrinkc.training.ops.call import Call, Function, Table
+from shrinkc.training.ops.call import Builder, Call, Function, Table
 
 op = Table()
 OPS = op.ops
@@ -36,11 +37,42 @@ def _shifted_left(a: Tensor, b: Tensor) -> Tensor:
     return torch.bitwise_left_shift(a.to(torch.int64), b.to(torch.int64)).to(a.dtype)
 
 
+WIDE = frozenset({ir.DataType.UINT16, ir.DataType.UINT32, ir.DataType.UINT64})
+"""Element types torch stores and does not compute with."""
+
+
+def arithmetic(function: Function) -> Builder:
+    """Builder of an operator on numbers; of types that torch has no arithmetic for, it is done in 64 bits."""
+
+    def build(call: Call) -> Function:
+        return _in_64_bits(function) if _is_wide(call) else function
+
+    return build
+
+
+def _is_wide(call: Call) -> bool:
+    return any(value is not None and value.dtype in WIDE for value in call.node.inputs)
+
+
+def _in_64_bits(function: Function) -> Function:
+    def run(*inputs: Tensor) -> Tensor:
+        dtype = inputs[0].dtype
+        result: Tensor = function(*(x.to(torch.int64) if not x.is_floating_point() else x for x in inputs))
+        return result.to(dtype) if result.dtype == torch.int64 else result
+
+    return run
+
+
+for _name, _function in {
+    "Add": torch.add, "Sub": torch.sub, "Mul": torch.mul, "Div": divided, "Pow": powered,
+    "Equal": torch.eq, "Greater": torch.gt, "GreaterOrEqual": torch.ge, "Less": torch.lt, "LessOrEqual": torch.le,
+    "BitwiseAnd": torch.bitwise_and, "BitwiseOr": torch.bitwise_or, "BitwiseXor": torch.bitwise_xor,
+    "BitwiseNot": torch.bitwise_not,
+}.items():  # fmt: skip
+    op(_name)(arithmetic(_function))
+
 op.plain(
-    Add=torch.add, Sub=torch.sub, Mul=torch.mul, Div=divided, Pow=powered,
-    Equal=torch.eq, Greater=torch.gt, GreaterOrEqual=torch.ge, Less=torch.lt, LessOrEqual=torch.le,
     And=torch.logical_and, Or=torch.logical_or, Xor=torch.logical_xor, Not=torch.logical_not,
-    BitwiseAnd=torch.bitwise_and, BitwiseOr=torch.bitwise_or, BitwiseXor=torch.bitwise_xor, BitwiseNot=torch.bitwise_not,
     Abs=torch.abs, Neg=torch.neg, Sqrt=torch.sqrt, Exp=torch.exp, Log=torch.log, Erf=torch.erf, Reciprocal=torch.reciprocal,
     Sin=torch.sin, Cos=torch.cos, Tan=torch.tan, Asin=torch.asin, Acos=torch.acos, Atan=torch.atan,
     Sinh=torch.sinh, Cosh=torch.cosh, Tanh=torch.tanh, Asinh=torch.asinh, Acosh=torch.acosh, Atanh=torch.atanh,
@@ -67,9 +99,10 @@ def nary(pair: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Call], Function]
     """Builder of an operator that joins any number of inputs."""
 
     def build(call: Call) -> Function:
-        if len(call.node.inputs) == 2:
+        if len(call.node.inputs) == 2 and not _is_wide(call):
             return pair
-        return lambda *inputs: reduce(pair, inputs)
+        joined: Function = lambda *inputs: reduce(pair, inputs)  # noqa: E731
+        return _in_64_bits(joined) if _is_wide(call) else joined
 
     return build
 
@@ -88,7 +121,7 @@ def mean(call: Call) -> Function:
 @op("Mod")
 def mod(call: Call) -> Function:
     """Remainder: of the sign of the divisor, or, with ``fmod``, of the dividend."""
-    return torch.fmod if call.integer("fmod") else torch.remainder
+    return arithmetic(torch.fmod if call.integer("fmod") else torch.remainder)(call)
 
 
 @op("BitShift")
@@ -226,7 +259,23 @@ def cast(call: Call) -> Function:
     """Another element type."""
     dtype = call.dtype("to")
     assert dtype is not None
+    if dtype in FLOAT8:
+        return _to_float8(dtype, bool(call.integer("saturate", 1)))
     return lambda x: converted(x, dtype)
+
+
+FLOAT8 = frozenset({torch.float8_e4m3fn, torch.float8_e4m3fnuz, torch.float8_e5m2, torch.float8_e5m2fnuz})
+
+
+def _to_float8(dtype: torch.dtype, saturates: bool) -> Function:
+    """What does not fit becomes the largest number, or, without saturation, what the type has instead of it."""
+    largest = torch.finfo(dtype).max
+
+    def run(x: Tensor) -> Tensor:
+        y = x.to(torch.float32)
+        return (y.clamp(-largest, largest) if saturates else y).to(dtype)
+
+    return run
 
 
 def converted(x: Tensor, dtype: torch.dtype) -> Tensor:
@@ -237,7 +286,13 @@ def converted(x: Tensor, dtype: torch.dtype) -> Tensor:
 @op("CastLike")
 def cast_like(call: Call) -> Function:
     """The element type of another tensor."""
-    return lambda x, other: converted(x, other.dtype)
+    saturates = bool(call.integer("saturate", 1))
+
+    def run(x: Tensor, other: Tensor) -> Tensor:
+        dtype = other.dtype
+        return _to_float8(dtype, saturates)(x) if dtype in FLOAT8 else converted(x, dtype)
+
+    return run
 
 
 @op("BitCast")
