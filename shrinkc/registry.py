@@ -16,6 +16,7 @@ SINGULAR = {
     "runtimes": "runtime",
     "oprules": "operator rules",
     "training": "training method",
+    "torch_ops": "torch operators",
 }
 
 
