@@ -16,9 +16,9 @@ from shrinkc.training.checkpoint import Checkpoint, Checkpoints, named, under
 from shrinkc.training.distributed import World
 from shrinkc.training.evaluation import Metrics, evaluate
 from shrinkc.training.feeding import Feeder
+from shrinkc.training.interfaces import Parametrization
 from shrinkc.training.interrupts import Interrupts
 from shrinkc.training.masks import MaskSet
-from shrinkc.training.interfaces import Parametrization
 from shrinkc.training.objective import Objective
 from shrinkc.training.parametrization import Masked
 from shrinkc.training.samples import Samples, Tensors
@@ -54,6 +54,9 @@ class Context:
     snapshots : dict of name to tensors
     records : list of dict
         What is told about every phase.
+    evaluation_batch : int
+    n_trained : int
+        Samples to train on, augmented copies not counted.
     phase, cycle, step : int
         Where it is; ``cycle`` counts training phases, ``step`` those of the present one.
     steps_done : int
@@ -83,6 +86,7 @@ class Context:
     snapshots: dict[str, Tensors] = field(default_factory=dict)
     records: list[dict[str, Any]] = field(default_factory=list)
     evaluation_batch: int = 256
+    n_trained: int = 0
     phase: int = 0
     cycle: int = 0
     step: int = 0
@@ -115,7 +119,8 @@ class Context:
         self.executor.eval()
         on_device = {name: tensor.to(self.settings.device) for name, tensor in inputs.items()}
         weights = self.effective(self.tensors)
-        return self.executor(on_device, weights=weights, also=self.objective.inside)
+        found: dict[str, torch.Tensor] = self.executor(on_device, weights=weights, also=self.objective.inside)
+        return found
 
     def effective(self, weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor] | None:
         """Weights to compute with, None where those that are trained will do."""

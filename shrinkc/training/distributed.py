@@ -5,7 +5,6 @@ Started by ``torchrun``; with one process nothing here does anything.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ import torch
 import torch.distributed as torch_distributed
 
 from shrinkc.errors import RuntimeUnavailable
+from shrinkc.launching import is_launched
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class World:
             return
         flat = torch.cat([tensor.detach().reshape(-1).float() for tensor in tensors])
         torch_distributed.all_reduce(flat)
-        for tensor, part in zip(tensors, flat.split([tensor.numel() for tensor in tensors]), strict=True):
+        for tensor, part in zip(tensors, torch.split(flat, [tensor.numel() for tensor in tensors]), strict=True):
             tensor.copy_(part.reshape(tensor.shape))
 
     def same_(self, tensors: Sequence[torch.Tensor]) -> None:
@@ -51,16 +51,6 @@ class World:
         if self.size > 1:
             for tensor in tensors:
                 torch_distributed.broadcast(tensor.data, 0)
-
-
-def is_launched() -> bool:
-    """Whether a launcher started several processes."""
-    return int(os.environ.get("WORLD_SIZE", "1")) > 1
-
-
-def rank() -> int:
-    """Number of this process; 0 where there is only one."""
-    return int(os.environ.get("RANK", "0")) if is_launched() else 0
 
 
 @contextmanager

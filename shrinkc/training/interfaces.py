@@ -31,8 +31,9 @@ class Scorer(Protocol):
 class Parametrization(Protocol):
     """The weights that the model computes with, out of those that are trained."""
 
-    is_dense: bool
-    """What is masked away stays in the trained weights and goes on learning; else they are zero there, always."""
+    @property
+    def is_dense(self) -> bool:
+        """What is masked away stays in the trained weights and goes on learning; else they are zero there, always."""
 
     def effective(self, name: str, weight: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """Weight to compute with; gradients flow through it to ``weight``."""

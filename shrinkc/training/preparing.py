@@ -118,6 +118,7 @@ def prepared(
         Checkpoints(checkpoint, _fingerprint(lesson, settings)),
         interrupts,
         evaluation_batch=batch,
+        n_trained=len(trained),
     )
     world.same_(list(context.tensors.values()))
     return context
@@ -144,7 +145,7 @@ def _check(lesson: Lesson, settings: Settings, world: World) -> None:
         )
     if lesson.teacher is None and "mix" in settings.augment:
         raise RecipeError("mixed images have no labels", where="augment", hint='teacher = "original"')
-    if settings.augment and not any(_may_be_image(array) for array in lesson.data.inputs.values()):
+    if settings.augment and not has_images(lesson.data):
         raise RecipeError("there are no images to augment", where="augment", because="no input of shape (N, C, H, W)")
     if world.size > 1 and settings.batch_norm == "batch":
         raise RecipeError(
@@ -152,6 +153,11 @@ def _check(lesson: Lesson, settings: Settings, world: World) -> None:
             where='batch_norm = "batch"',
             hint='batch_norm = "frozen", or one process',
         )
+
+
+def has_images(data: Data) -> bool:
+    """Whether an input looks like images."""
+    return any(_may_be_image(array) for array in data.inputs.values())
 
 
 def _may_be_image(array: np.ndarray) -> bool:
@@ -253,5 +259,5 @@ def _fingerprint(lesson: Lesson, settings: Settings) -> str:
         arrays["labels"] = lesson.data.labels
     for name, array in sorted(arrays.items()):
         digest.update(name.encode())
-        digest.update(np.ascontiguousarray(array).view(np.uint8).reshape(-1))
+        digest.update(np.ascontiguousarray(array).tobytes())
     return digest.hexdigest()

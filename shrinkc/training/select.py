@@ -82,7 +82,7 @@ def select_k(scores: Scores, masks: MaskSet, k: int) -> MaskSet:
     ranked = torch.cat([scores[name].detach().reshape(-1).cpu() for name in names])
     eligible = torch.cat([masks[name].reshape(-1).cpu() for name in names])
     mask = keep_k(ranked, min(k, int(eligible.sum())), eligible)
-    parts = mask.split([masks[name].numel() for name in names])
+    parts = torch.split(mask, [masks[name].numel() for name in names])
     return MaskSet(
         {name: part.reshape(masks[name].shape).to(masks[name].device) for name, part in zip(names, parts, strict=True)}
     )

@@ -165,7 +165,8 @@ class Trainer:
             context.masks.apply(gradients)
         if settings.clip:
             torch.nn.utils.clip_grad_norm_(self._optimizer.parameters.values(), settings.clip)
-        if not any([plugin.replaces_step(context) for plugin in self.plugins]):
+        replaced = [plugin.replaces_step(context) for plugin in self.plugins]
+        if not any(replaced):
             self._optimizer.step(self._rate())
         if not self.parametrization.is_dense:
             context.masks.apply(context.tensors)

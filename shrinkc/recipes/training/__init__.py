@@ -1,1 +1,1 @@
-"""Training recipes that come with the program."""
+"""Training recipes as data; no code."""

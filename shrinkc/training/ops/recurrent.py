@@ -79,7 +79,9 @@ States = tuple[Tensor, ...]
 StepFunction = Callable[[Tensor, States], States]
 
 
-def _over_time(x: Tensor, states: States, step: StepFunction, lengths: Tensor | None, is_reverse: bool) -> tuple[Tensor, States]:
+def _over_time(
+    x: Tensor, states: States, step: StepFunction, lengths: Tensor | None, is_reverse: bool
+) -> tuple[Tensor, States]:
     """Hidden states of every step, and the last states; a sample that is over keeps its states and gives zeros."""
     outputs: list[Tensor] = [x] * x.shape[0]
     for t in reversed(range(x.shape[0])) if is_reverse else range(x.shape[0]):
@@ -123,7 +125,7 @@ def _biases(b: Tensor | None, d: int, gates: int, hidden: int, like: Tensor) -> 
 
 @op("RNN")
 def rnn(call: Call) -> Function:
-    """h = f(W x + R h + b)."""
+    """H = f(W x + R h + b)."""
     cell = Cell.of(call, ["Tanh"])
 
     def run(
@@ -187,9 +189,7 @@ def lstm(call: Call) -> Function:
     return run
 
 
-def _lstm_step(
-    cell: Cell, d: int, w: Tensor, r: Tensor, biases: tuple[Tensor, Tensor], peep: Tensor | None
-) -> StepFunction:
+def _lstm_step(cell: Cell, d: int, w: Tensor, r: Tensor, biases: tuple[Tensor, Tensor], peep: Tensor | None) -> StepFunction:
     bias, n, (f, g, k) = biases[0] + biases[1], cell.hidden, cell.activations[d]
 
     def step(at: Tensor, states: States) -> States:

@@ -174,7 +174,11 @@ def _by_torch(x: Tensor, scales: Sequence[float], sizes: Sequence[int], manner: 
             return F.interpolate(x, tuple(sizes[2:]), mode="nearest")
         return None
     is_aligned = manner.positions == "align_corners"
-    if not is_aligned and manner.positions != "half_pixel" and not (manner.positions == "pytorch_half_pixel" and min(sizes) > 1):
+    if (
+        not is_aligned
+        and manner.positions != "half_pixel"
+        and not (manner.positions == "pytorch_half_pixel" and min(sizes) > 1)
+    ):
         return None
     if manner.mode == "linear":
         return F.interpolate(x, tuple(sizes[2:]), mode="bilinear", align_corners=is_aligned)

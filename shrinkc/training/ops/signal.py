@@ -112,5 +112,3 @@ def _triangles(edges: Tensor, bins: int) -> Tensor:
         for position in range(middle, high):
             result[position, band] = (high - position) / (high - middle)
     return result
-
-

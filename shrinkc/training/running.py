@@ -1,9 +1,10 @@
-"""Recovery: a cut model learns from its original to give the same answers again; no labels needed."""
+"""A training run from end to end: a model, its lesson and its settings in; the best model out."""
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +18,6 @@ from shrinkc.training.distributed import joined
 from shrinkc.training.evaluation import Metrics
 from shrinkc.training.interfaces import Method
 from shrinkc.training.interrupts import Interrupts
-from shrinkc.training.outcome import Recovery
 from shrinkc.training.phases import carry_out
 from shrinkc.training.preparing import Lesson, prepared
 from shrinkc.training.settings import Settings
@@ -48,6 +48,11 @@ class Trained:
     context: Context
     seconds: float
     error: TrainingError | None = None
+
+    @property
+    def n_trained(self) -> int:
+        """Samples that were trained on, augmented copies not counted."""
+        return self.context.n_trained
 
     @property
     def stopped(self) -> str:
@@ -83,12 +88,28 @@ def trained(
     with limited(settings.threads), joined(settings.device) as world, Interrupts() as interrupts:
         context = prepared(lesson, settings, world, progress, interrupts, checkpoint)
         started = time.perf_counter()
-        before = context.evaluate()
+        before = _finite(context)
         context.snapshot(BEST)
         method = make(settings.method, settings.options)
         error = _carried_out(method, context)
         after = context.evaluate()
         return Trained(context.executor.write_back(), before, after, context, time.perf_counter() - started, error)
+
+
+def _finite(context: Context) -> Metrics:
+    """Metrics to begin with.
+
+    Raises
+    ------
+    TrainingError
+        The model's outputs are not finite already.
+    """
+    found = context.evaluate()
+    if not math.isfinite(found.loss):
+        raise TrainingError(
+            "the loss is not finite before the first step", because=f"loss {found.loss} on the held-out samples"
+        )
+    return found
 
 
 def _carried_out(method: Method, context: Context) -> TrainingError | None:
@@ -106,45 +127,3 @@ def method_of(name: str, options: Mapping[str, object]) -> Method:
     factory = registry.load("training", name)
     method: Method = factory(**options)
     return method
-
-
-def recovered(lesson: Lesson, settings: Settings, progress: Progress, checkpoint: Path | None = None) -> Trained:
-    """Recover a cut model; never gives back one that is worse on the held-out samples than what it began with.
-
-    Raises
-    ------
-    RecipeError, RuntimeUnavailable
-        See :func:`shrinkc.training.preparing.prepared`.
-    """
-    return trained(lesson, settings, progress, checkpoint)
-
-
-def outcome(result: Trained, lesson: Lesson, settings: Settings) -> Recovery:
-    """What the report says about it."""
-    context, before, after = result.context, result.before, result.after
-    return Recovery(
-        budget=settings.budget,
-        steps=context.steps_done,
-        seconds=result.seconds,
-        samples=len(lesson.data.inputs[next(iter(lesson.data.inputs))]) - _held_out(context, lesson),
-        held_out=len(context.judged),
-        is_shared=_held_out(context, lesson) == 0,
-        is_synthetic=lesson.data.is_synthetic,
-        loss_before=before.loss,
-        loss_after=after.loss,
-        agreement_before=before.agreement,
-        agreement_after=after.agreement,
-        accuracy_before=before.accuracy,
-        accuracy_after=after.accuracy,
-        stopped=result.stopped,
-        settings=settings.to_json(),
-        processes=context.world.size,
-    )
-
-
-def _held_out(context: Context, lesson: Lesson) -> int:
-    """Samples that were not trained on."""
-    return len(context.judged) if len(context.judged) < lesson.data.n_samples else 0
-
-
-__all__: Sequence[str] = ["Trained", "method_of", "outcome", "recovered", "trained"]
