@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from shrinkc import registry
-from shrinkc.api import Evidence, RuntimeAdapter
+from shrinkc.api import Evidence, ReadingGradients, RuntimeAdapter
 from shrinkc.evidence import data as evidence_data
 from shrinkc.evidence.data import Data
 from shrinkc.evidence.gathering import batches_of, gather
@@ -74,6 +74,12 @@ def needs_evidence(recipe: Recipe) -> bool:
 def needs_data(recipe: Recipe, *, is_replay: bool) -> bool:
     """Whether anything a run does looks at data; a replayed plan has its channels chosen already."""
     return recipe.recover is not None or makes_up_data(recipe, is_replay=is_replay)
+
+
+def needs_gradients(recipe: Recipe) -> bool:
+    """Whether channels are chosen by gradients of the loss."""
+    criterion = registry.built("criteria", recipe.criterion)
+    return isinstance(criterion, ReadingGradients) and criterion.needs_gradients
 
 
 def makes_up_data(recipe: Recipe, *, is_replay: bool) -> bool:

@@ -17,7 +17,7 @@ from shrinkc import planning, recipe_files, recovering, registry, verify
 from shrinkc.analysis.cost import Cost
 from shrinkc.analysis.groups import Analysis, BoolArray
 from shrinkc.api import Evidence, FloatArray, Repaired, RuntimeAdapter
-from shrinkc.calibrating import Samples, evidence_from, for_recovery, makes_up_data, needs_data, shared_out
+from shrinkc.calibrating import Samples, evidence_from, for_recovery, makes_up_data, needs_data, needs_gradients, shared_out
 from shrinkc.canonicalize import canonicalize
 from shrinkc.errors import BudgetError, RecipeError, VerificationError
 from shrinkc.evidence import data as evidence_data
@@ -195,11 +195,14 @@ def compress(
         runtime: RuntimeAdapter = registry.load("runtimes", CHECK_RUNTIME)()
         is_made_up = makes_up_data(recipe, is_replay=saved is not None)
         recovering.check(recipe, opened.model, given, makes_up_data=is_made_up)
-        is_looked_at = needs_data(recipe, is_replay=saved is not None)
+        is_differentiated = saved is None and gradients is None and given is not None and needs_gradients(recipe)
+        is_looked_at = is_differentiated or needs_data(recipe, is_replay=saved is not None)
         shared = shared_out(opened, recipe, is_looked_at, given, judged if eval_data is not None else None)
         run = Run(opened, recipe, artifacts, for_recovery(shared, opened, recipe), runtime, progress)
         if saved is None:
             known = {} if gradients is None else evidence_gradients.load(gradients, opened.analysis)
+            if is_differentiated and run.samples.calibration is not None:
+                known = recovering.gradients_from(opened, run.samples.calibration, progress)
             chosen = _plan(run, known)
         else:
             chosen = Planned(planning.replayed(saved, opened.analysis, opened.sha256, str(plan)), {})

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import onnx_ir as ir
 
 from shrinkc.analysis.groups import BoolArray
-from shrinkc.api import RuntimeAdapter
+from shrinkc.api import FloatArray, RuntimeAdapter
 from shrinkc.errors import RecipeError, TrainingError
 from shrinkc.evidence.data import Data
 from shrinkc.log import Progress
@@ -116,6 +116,20 @@ def recovered(
     result = trained(Lesson(pruned, opened.model, calibration, features, runtime), settings, progress, checkpoint)
     changed = tuple(name for name, value in pruned.graph.initializers.items() if value.const_value is not before.get(name))
     return Recovered(_outcome(result, calibration, settings.to_json()), changed, result.error)
+
+
+def gradients_from(opened: Opened, data: Data, progress: Progress) -> dict[str, FloatArray]:
+    """Gradients of the loss by stored tensor; of the model's own answers where there are no labels.
+
+    Raises
+    ------
+    UnsupportedGraphError
+        There are operators that cannot be differentiated through.
+    """
+    from shrinkc.training.gradients import gradients
+
+    with progress.stage("gathering gradients"):
+        return gradients(opened.model, data)
 
 
 def fitting(settings: Settings, data: Data) -> Settings:

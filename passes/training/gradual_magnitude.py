@@ -1,8 +1,8 @@
 """Gradual magnitude pruning: sparsity grows by a cubic rule while the model trains.
 
-Zhu, Gupta. To prune, or not to prune: exploring the efficacy of pruning for model compression. 2017 (arXiv 1710.01878), eq. (1).
-Differs: exactly as many weights are kept as the rule says, in one ranking over all layers; ``is_regrowing`` chooses anew among all
-weights each time, and lets those that are masked away go on learning.
+Zhu, Gupta. To prune, or not to prune: exploring the efficacy of pruning for model compression. 2017 (arXiv 1710.01878),
+eq. (1).  Differs: exactly as many weights are kept as the rule says, in one ranking over all layers; ``is_regrowing`` chooses
+anew among all weights each time, and lets those that are masked away go on learning.
 """
 
 from __future__ import annotations

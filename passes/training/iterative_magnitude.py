@@ -1,8 +1,8 @@
 """Iterative magnitude pruning: train, mask away the smallest of all weights, go back or go on, and again.
 
 Frankle, Carbin. The Lottery Ticket Hypothesis. ICLR 2019, section 2 (weights go back to where they were at step k); Renda,
-Frankle, Carbin. Comparing Rewinding and Fine-tuning in Neural Network Pruning. ICLR 2020, section 3 (only the learning rate does,
-or neither); Zimmer, Spiegel, Pokutta. How I Learned to Stop Worrying and Love Retraining. ICLR 2023 (schedules of the retraining).
+Frankle, Carbin. Comparing Rewinding and Fine-tuning in Neural Network Pruning. ICLR 2020, section 3 (only the learning rate
+does, or neither); Zimmer, Spiegel, Pokutta. How I Learned to Stop Worrying and Love Retraining. ICLR 2023 (the schedules).
 Differs: exactly ``floor(p * alive)`` weights go in every level, ties by position; the optimizer starts anew in every level.
 """
 
@@ -60,8 +60,8 @@ class IterativeMagnitude:
     fraction : float
         Of the surviving weights, in every level.
     retraining : str
-        ``weights`` rewinds weights and schedule to ``rewind_step``; ``lrw`` the schedule only; ``ft``, ``slr``, ``clr``, ``llr``
-        and ``allr`` are other schedules.
+        ``weights`` rewinds weights and schedule to ``rewind_step``; ``lrw`` the schedule only; ``ft``, ``slr``, ``clr``,
+        ``llr`` and ``allr`` are other schedules.
     rewind_step : int
     scope : str
         ``global``: one ranking over everything; ``lamp``: of layer-adaptive scores; ``uniform``, ``erk``: within every layer.

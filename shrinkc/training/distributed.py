@@ -34,7 +34,7 @@ class World:
         return self.rank == 0
 
     def own(self, index: torch.Tensor, unit: int = 1) -> torch.Tensor:
-        """This process's share of the samples of a step: consecutive ones, a multiple of ``unit``."""
+        """Samples of a step that fall to this process: consecutive ones, a multiple of ``unit``."""
         return index.reshape(-1, unit).tensor_split(self.size)[self.rank].reshape(-1)
 
     def sum_(self, tensors: Sequence[torch.Tensor]) -> None:

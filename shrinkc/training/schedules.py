@@ -139,7 +139,7 @@ class Compressed:
 
 @dataclass(frozen=True)
 class Cubic:
-    """Sparsity that rises from ``start`` to ``end`` as one minus a cube, in the share of the steps from ``begin`` to ``finish``.
+    """Sparsity that rises from ``start`` to ``end`` as one minus a cube, between the shares ``begin`` and ``finish``.
 
     Zhu, Gupta. To prune, or not to prune. 2017 (arXiv 1710.01878), eq. (1).
     """

@@ -200,8 +200,8 @@ def erk(shapes: Mapping[str, tuple[int, ...]], density: float) -> dict[str, floa
 def lamp(weight: torch.Tensor) -> torch.Tensor:
     """Scores of layer-adaptive magnitude pruning: a weight's square over the sum of all squares in the layer not below it.
 
-    Lee, Park, Mo, Ahn, Shin. Layer-adaptive Sparsity for the Magnitude-based Pruning. ICLR 2021, eq. (4).  The largest weight of
-    every layer scores one, so no layer vanishes.
+    Lee, Park, Mo, Ahn, Shin. Layer-adaptive Sparsity for the Magnitude-based Pruning. ICLR 2021, eq. (4).  The largest weight
+    of every layer scores one, so no layer vanishes.
     """
     squares = weight.detach().reshape(-1).double().square()
     order = torch.sort(squares, descending=True, stable=True).indices

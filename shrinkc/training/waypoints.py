@@ -42,7 +42,7 @@ def _is_static(value: ir.Value, shadow: Shadow) -> bool:
 def features_for(analysis: Analysis, is_kept: BoolArray, student: ir.Model, most: int, axis: int = 1) -> list[Feature]:
     """At most ``most`` values behind activations or joins, spread over the depth, with the channels that are left.
 
-    Those come last in their stage: before the number of channels or positions changes, or evenly spread if that leaves too many.
+    They are the last of their stages, before the number of channels or positions changes; evenly spread if those are too many.
     """
     names = {value.name for node in student.graph for value in node.outputs}
     found = [
