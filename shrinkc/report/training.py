@@ -62,8 +62,8 @@ class TrainingReport:
 def lines(report: TrainingReport) -> list[str]:
     """What a reader must know, a line each."""
     told = [
-        f"{report.model}: {report.settings['method']}, {report.steps} steps in {report.seconds:.0f} s on {report.samples} samples; "
-        f"{report.stopped}.",
+        f"{report.model}: {report.settings['method']}, {report.steps} steps in {report.seconds:.0f} s "
+        f"on {report.samples} samples; {report.stopped}.",
         f"Held out ({report.held_out} samples): {_changes(report.before, report.after)}.",
     ]
     if report.masks_sha256:

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import math
+import os
 import random
+import signal
 from pathlib import Path
 from typing import ClassVar
 
@@ -377,3 +379,36 @@ def test_averages_are_what_they_are_called(tmp_path: Path) -> None:
     held = equal.values()
     assert held is not None
     torch.testing.assert_close(held["w1"], mean)
+
+
+def test_an_interrupt_ends_after_the_step_and_keeps_the_best(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from shrinkc.training.trainer import Trainer
+
+    step = Trainer.step
+
+    def interrupted(self: Trainer) -> float:
+        if self.context.step == 3:
+            os.kill(os.getpid(), signal.SIGINT)
+        return step(self)
+
+    monkeypatch.setattr(Trainer, "step", interrupted)
+    what = lesson(loaded(mlp(seed=1), tmp_path), blobs(128), loaded(mlp(seed=2), tmp_path))
+    result = trained(what, settings(evaluations=20), Silent())
+    assert result.stopped == "interrupted"
+    assert result.context.steps_done == 4
+    assert result.after.loss <= result.before.loss
+
+
+def test_too_little_memory_is_an_error_with_a_hint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from shrinkc.training.trainer import Trainer
+
+    def greedy(self: Trainer) -> float:
+        torch.empty(1 << 60)
+        return 0.0
+
+    monkeypatch.setattr(Trainer, "step", greedy)
+    result = trained(lesson(loaded(mlp(), tmp_path), blobs()), settings(teacher="none"), Silent())
+    assert result.error is not None
+    assert "needs more memory" in str(result.error)
+    assert "smaller batch" in str(result.error)
+    assert result.after == result.before
