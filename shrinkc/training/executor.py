@@ -62,7 +62,7 @@ class Executor(nn.Module):
 
     def __init__(self, model: ir.Model, *, is_trainable: Callable[[ir.Value], bool] | None = None) -> None:
         super().__init__()
-        self._model, self._mode = model, Mode()
+        self._model, self._mode, self._is_trainable = model, Mode(), is_trainable
         runnable = _inlined(model)
         graph = runnable.graph
         check_operators(runnable)
@@ -156,6 +156,12 @@ class Executor(nn.Module):
         value = self._model.graph.initializers[name]
         assert value.const_value is not None
         return tensor_of(value.const_value)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Executor:
+        copy = type(self)(self._model.clone(), is_trainable=self._is_trainable)
+        copy.to(self._device({}))
+        copy.load_state_dict({key: tensor.detach().clone() for key, tensor in self.state_dict().items()}, assign=True)
+        return copy.train(self.training)
 
     def trainable(self) -> dict[str, nn.Parameter]:
         """Parameters by the names of their initializers."""

@@ -75,11 +75,10 @@ def _body(schema: Any, call: Call, version: int, types: tuple[Any, ...]) -> ir.F
 
 
 def _drop_unmade(proto: onnx.FunctionProto) -> None:
-    """Some bodies declare optional outputs at their end that they do not make."""
+    """Some bodies declare optional outputs that they do not make: an absent input stands in for them."""
     made = {name for node in proto.node for name in node.output} | set(proto.input)
-    kept = [name for name in proto.output if name in made]
-    del proto.output[:]
-    proto.output.extend(kept)
+    absent = sorted({name for name in proto.output if name not in made})
+    proto.input.extend(absent)
 
 
 def _type(dtype: Any) -> bytes:
@@ -112,7 +111,7 @@ def _bound(function: ir.Function, call: Call, compile_body: Compile) -> Function
     n_inputs = len(graph.inputs)
 
     def run(*inputs: Any) -> Any:
-        results = program.called([*inputs[:n_inputs], *[None] * (n_inputs - len(inputs))])
+        results = program.called([*inputs, *[None] * (n_inputs - len(inputs))])
         return results[0] if len(results) == 1 else tuple(results)
 
     return run

@@ -63,12 +63,13 @@ def _in_64_bits(function: Function) -> Function:
     return run
 
 
-for _name, _function in {
+ARITHMETIC: dict[str, Function] = {
     "Add": torch.add, "Sub": torch.sub, "Mul": torch.mul, "Div": divided, "Pow": powered,
     "Equal": torch.eq, "Greater": torch.gt, "GreaterOrEqual": torch.ge, "Less": torch.lt, "LessOrEqual": torch.le,
     "BitwiseAnd": torch.bitwise_and, "BitwiseOr": torch.bitwise_or, "BitwiseXor": torch.bitwise_xor,
     "BitwiseNot": torch.bitwise_not,
-}.items():  # fmt: skip
+}  # fmt: skip
+for _name, _function in ARITHMETIC.items():
     op(_name)(arithmetic(_function))
 
 op.plain(

@@ -149,5 +149,3 @@ def qlinear_conv(call: Call) -> Function:
         return rounded(y * scale / sy.to(torch.float64), zy, zy.dtype)
 
     return run
-
-

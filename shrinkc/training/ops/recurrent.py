@@ -79,7 +79,9 @@ States = tuple[Tensor, ...]
 StepFunction = Callable[[Tensor, States], States]
 
 
-def _over_time(x: Tensor, states: States, step: StepFunction, lengths: Tensor | None, is_reverse: bool) -> tuple[Tensor, States]:
+def _over_time(
+    x: Tensor, states: States, step: StepFunction, lengths: Tensor | None, is_reverse: bool
+) -> tuple[Tensor, States]:
     """Hidden states of every step, and the last states; a sample that is over keeps its states and gives zeros."""
     outputs: list[Tensor] = [x] * x.shape[0]
     for t in reversed(range(x.shape[0])) if is_reverse else range(x.shape[0]):
@@ -102,8 +104,7 @@ def _run(
     ys, lasts = [], []
     for d, direction in enumerate(cell.directions):
         zero = x.new_zeros(x.shape[1], cell.hidden)
-        at = (lambda s, d=d: s[:, d]) if cell.is_batch_first else (lambda s, d=d: s[d])
-        states = tuple(zero if state is None else at(state) for state in initial)
+        states = tuple(zero if state is None else state.select(1 if cell.is_batch_first else 0, d) for state in initial)
         y, last = _over_time(x, states, make(d), lengths, direction == "reverse")
         ys.append(y)
         lasts.append(last)
@@ -123,7 +124,7 @@ def _biases(b: Tensor | None, d: int, gates: int, hidden: int, like: Tensor) -> 
 
 @op("RNN")
 def rnn(call: Call) -> Function:
-    """h = f(W x + R h + b)."""
+    """The state is f(W x + R h + b)."""
     cell = Cell.of(call, ["Tanh"])
 
     def run(
@@ -187,15 +188,13 @@ def lstm(call: Call) -> Function:
     return run
 
 
-def _lstm_step(
-    cell: Cell, d: int, w: Tensor, r: Tensor, biases: tuple[Tensor, Tensor], peep: Tensor | None
-) -> StepFunction:
+def _lstm_step(cell: Cell, d: int, w: Tensor, r: Tensor, biases: tuple[Tensor, Tensor], peep: Tensor | None) -> StepFunction:
     bias, n, (f, g, k) = biases[0] + biases[1], cell.hidden, cell.activations[d]
 
     def step(at: Tensor, states: States) -> States:
         h, c = states
-        i, o, forget, new = (F.linear(at, w, bias) + F.linear(h, r)).split(n, -1)
-        pi, po, pf = (0, 0, 0) if peep is None else peep.split(n)
+        i, o, forget, new = torch.split(F.linear(at, w, bias) + F.linear(h, r), n, -1)
+        pi, po, pf = (0, 0, 0) if peep is None else torch.split(peep, n)
         i = f(cell.clipped(i + pi * c))
         forget = 1 - i if cell.couples else f(cell.clipped(forget + pf * c))
         c = forget * c + i * g(cell.clipped(new))

@@ -68,10 +68,14 @@ def roi_align(call: Call) -> Function:
     mode, ratio = call.text("mode", "avg"), call.integer("sampling_ratio")
     height, width = call.integer("output_height", 1), call.integer("output_width", 1)
     scale = call.number("spatial_scale", 1.0)
-    is_half = call.text("coordinate_transformation_mode", "half_pixel" if call.version >= 16 else "output_half_pixel") == "half_pixel"
+    is_half = (
+        call.text("coordinate_transformation_mode", "half_pixel" if call.version >= 16 else "output_half_pixel") == "half_pixel"
+    )
 
     def run(x: Tensor, rois: Tensor, batch: Tensor) -> Tensor:
-        cells = [_cells(x[int(b)], roi * scale, height, width, ratio, is_half, mode) for roi, b in zip(rois, batch, strict=True)]
+        cells = [
+            _cells(x[int(b)], roi * scale, height, width, ratio, is_half, mode) for roi, b in zip(rois, batch, strict=True)
+        ]
         return torch.stack(cells) if cells else x.new_zeros(0, x.shape[1], height, width)
 
     return run

@@ -30,7 +30,7 @@ def _erased(sequence: list[Tensor], position: Tensor | None = None) -> list[Tens
 
 op.plain(
     SequenceConstruct=lambda *tensors: list(tensors),
-    SequenceEmpty=lambda: [],
+    SequenceEmpty=list,
     SequenceInsert=_inserted,
     SequenceErase=_erased,
     SequenceAt=lambda sequence, position: sequence[int(position)],
@@ -72,11 +72,10 @@ def sequence_map(call: Call) -> Function:
     def run(*inputs: Any) -> Any:
         given, captured = inputs[:n_given], inputs[n_given:]
         rows = [
-            body.run([item[i] if isinstance(item, list) else item for item in given] + list(captured)) for i in range(len(given[0]))
+            body.run([item[i] if isinstance(item, list) else item for item in given] + list(captured))
+            for i in range(len(given[0]))
         ]
         columns = [list(column) for column in zip(*rows, strict=True)] or [[] for _ in call.node.outputs]
         return columns[0] if len(columns) == 1 else tuple(columns)
 
     return run
-
-
