@@ -13,6 +13,7 @@ from torch import Tensor
 from shrinkc.errors import UnsupportedGraphError
 from shrinkc.graphs import inner_graphs
 from shrinkc.training.expansion import expanded
+from shrinkc.training.fusing import Fused, fusions
 from shrinkc.training.lookup import builder_of, domain_of
 from shrinkc.training.ops.call import Body, Call, Function, Mode
 from shrinkc.training.ops.tensors import tensor_of
@@ -39,6 +40,8 @@ class Compiler:
         Values that are known before anything runs.
     on_cpu : set of ir.Value
         Values made on the CPU whatever the device.
+    fuses : bool
+        Whether nodes may be run together; values between them then do not exist.
     """
 
     opsets: Mapping[str, int]
@@ -46,6 +49,9 @@ class Compiler:
     stored: frozenset[ir.Value] = frozenset()
     known: dict[ir.Value, Tensor] = field(default_factory=dict)
     on_cpu: set[ir.Value] = field(default_factory=set)
+    fuses: bool = True
+    fused: dict[ir.Node, Fused] = field(default_factory=dict)
+    skipped: set[ir.Node] = field(default_factory=set)
     aliases: dict[ir.Value, ir.Value] = field(default_factory=dict)
     slots: dict[ir.Value | None, int] = field(default_factory=dict)
     device_slots: dict[ir.Value, int] = field(default_factory=dict)
@@ -73,6 +79,9 @@ class Compiler:
         self._take_constants(graph)
         inputs = tuple(UNUSED if value in self.known else self.slot(value) for value in graph.inputs)
         outer = tuple(UNUSED if value in self.known else self.slot(value) for value in captured)
+        if self.fuses:
+            self.fused = fusions(graph)
+            self.skipped = {inner for fused in self.fused.values() for inner in fused.covered}
         steps = [step for node in graph for step in self._step(node)]
         outputs = tuple(self.slot(value) for value in graph.outputs)
         for value in self.stored:
@@ -89,6 +98,11 @@ class Compiler:
                 self.known[value] = tensor_of(value.const_value)
 
     def _step(self, node: ir.Node) -> Iterator[Step]:
+        if node in self.skipped:
+            return
+        if node in self.fused:
+            yield self._fused_step(node, self.fused[node])
+            return
         if _is_alias(node):
             source = node.inputs[0]
             assert source is not None
@@ -105,6 +119,12 @@ class Compiler:
         moved = tuple(i for i in on_device if resolved[i] not in self.known)
         outputs = tuple(self.slot(value) if value.name else UNUSED for value in node.outputs)
         yield Step(node, function, tuple(slots), outputs or (UNUSED,), moved)
+
+    def _fused_step(self, node: ir.Node, fused: Fused) -> Step:
+        resolved = [self.aliases.get(value, value) for value in fused.inputs]
+        slots = [self._device_slot(value) if value in self.known else self.slot(value) for value in resolved]
+        moved = tuple(index for index, value in enumerate(resolved) if value in self.on_cpu)
+        return Step(node, fused.run, tuple(slots), (self.slot(node.outputs[0]),), moved)
 
     def _device_slot(self, value: ir.Value) -> int:
         """Slot for a known value where it is computed with, on whatever device."""
@@ -129,7 +149,9 @@ class Compiler:
         for attribute in node.attributes.values():
             if attribute.type == ir.AttributeType.GRAPH:
                 graph = attribute.as_graph()
-                inner = Compiler(self.opsets, self.mode, known={v: t for v, t in self.known.items() if v in captured})
+                inner = Compiler(
+                    self.opsets, self.mode, known={v: t for v, t in self.known.items() if v in captured}, fuses=self.fuses
+                )
                 inner.on_cpu = {value for value in captured if value in self.on_cpu}
                 program = inner.compile(graph, captured)
                 bodies[attribute.name] = Body(program.called, len(graph.inputs), len(captured))

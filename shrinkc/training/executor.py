@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from shrinkc.training.lookup import builder_of, domain_of
 from shrinkc.training.ops.call import Mode
 from shrinkc.training.ops.tensors import tensor_of, to_array
 from shrinkc.training.parameters import Scope, keys_of, put
+from shrinkc.training.program import Program
 from shrinkc.training.roles import is_learned, is_statistic
 
 Place = tuple[dict[str, Any], str]
@@ -26,6 +28,14 @@ Place = tuple[dict[str, Any], str]
 
 CONSTANTS = "%constants"
 """Name of the inner module that brings constants to the device; not in the state dict, and no ONNX name is written so."""
+
+
+@dataclass(frozen=True, eq=False)
+class Bound:
+    """A program and the slots to fill before it runs: with what lies where."""
+
+    program: Program
+    filled: tuple[tuple[int, dict[str, Any], str], ...]
 
 
 class Executor(nn.Module):
@@ -69,23 +79,35 @@ class Executor(nn.Module):
         stored = {
             value: tensor for value in graph.initializers.values() if (tensor := _stored(value, is_trainable)) is not None
         }
-        self._compile(graph, runnable.opset_imports, stored)
+        self._graph, self._stored, self._opsets = graph, frozenset(stored), dict(runnable.opset_imports)
         self._places = self._placed({value.name or "": tensor for value, tensor in stored.items()})
-        self._filled = [(self._program.slots[name], *place) for name, place in self._places.items()]
+        self._fused = self._bound(fuses=True)
+        self._whole: Bound | None = None
         self.input_names = tuple(value.name or "" for value in graph.inputs if not value.is_initializer())
         self.output_names = tuple(value.name or "" for value in graph.outputs)
         self._optional = {value.name or "" for value in graph.inputs if value.is_initializer()}
 
-    def _compile(self, graph: ir.Graph, opsets: Mapping[str, int], stored: Mapping[ir.Value, Tensor]) -> None:
-        self._program = Compiler(opsets, self._mode, frozenset(stored)).compile(graph)
-
     def _placed(self, tensors: Mapping[str, Tensor]) -> dict[str, Place]:
         keys = keys_of(tensors)
-        places = {name: put(self, keys[name], tensor) for name, tensor in tensors.items()}
         self.add_module(CONSTANTS, Scope())
-        constants = self.get_submodule(CONSTANTS)
-        self._brought = [(slot, *put(constants, str(slot), tensor, False)) for slot, tensor in self._program.on_device]
-        return places
+        return {name: put(self, keys[name], tensor) for name, tensor in tensors.items()}
+
+    def _bound(self, *, fuses: bool) -> Bound:
+        program = Compiler(self._opsets, self._mode, self._stored, fuses=fuses).compile(self._graph)
+        constants, device = self.get_submodule(CONSTANTS), self._device({})
+        filled = [(program.slots[name], *place) for name, place in self._places.items()]
+        for slot, tensor in program.on_device:
+            place = put(constants, f"{'fused' if fuses else 'whole'}{slot}", tensor.to(device), False)
+            filled.append((slot, *place))
+        return Bound(program, tuple(filled))
+
+    def _for(self, also: Sequence[str]) -> Bound:
+        """The program with fused nodes, unless a value between them is asked for."""
+        if all(name in self._fused.program.slots for name in also):
+            return self._fused
+        if self._whole is None:
+            self._whole = self._bound(fuses=False)
+        return self._whole
 
     def forward(
         self, inputs: Mapping[str, Tensor], *, weights: Mapping[str, Tensor] | None = None, also: Sequence[str] = ()
@@ -110,12 +132,11 @@ class Executor(nn.Module):
         KeyError
             An input is missing, or a name is not one of the model's.
         """
-        program = self._program
+        bound = self._for(also)
+        program = bound.program
         self._mode.is_training = self.training
         values = program.values()
-        for slot, held, key in self._filled:
-            values[slot] = held[key]
-        for slot, held, key in self._brought:
+        for slot, held, key in bound.filled:
             values[slot] = held[key]
         for name in self.input_names:
             values[program.slots[name]] = inputs[name]
@@ -135,9 +156,9 @@ class Executor(nn.Module):
 
     def _device(self, inputs: Mapping[str, Tensor]) -> torch.device:
         """Device of the parameters, else of the inputs."""
-        held: Iterable[Any] = (held[key] for _, held, key in self._filled[:1])
+        held: Iterator[Any] = (held[key] for held, key in self._places.values())
         given = (tensor for tensor in inputs.values() if isinstance(tensor, Tensor) and tensor.device.type != "cpu")
-        tensor = next(iter(held), None)
+        tensor = next(held, None)
         tensor = next(given, None) if tensor is None else tensor
         return torch.device("cpu") if tensor is None else tensor.device
 
