@@ -12,7 +12,7 @@ from torch import Tensor
 
 from shrinkc.errors import UnsupportedGraphError
 from shrinkc.graphs import inner_graphs
-from shrinkc.training.expansion import expanded
+from shrinkc.training.expansion import expanded, of_function
 from shrinkc.training.fusing import Fused, fusions
 from shrinkc.training.lookup import builder_of, domain_of
 from shrinkc.training.ops.call import Body, Call, Function, Mode
@@ -40,6 +40,8 @@ class Compiler:
         Values that are known before anything runs.
     on_cpu : set of ir.Value
         Values made on the CPU whatever the device.
+    functions : mapping of operator to ir.Function
+        The model's own, of calls that were not inlined.
     fuses : bool
         Whether nodes may be run together; values between them then do not exist.
     """
@@ -50,6 +52,7 @@ class Compiler:
     known: dict[ir.Value, Tensor] = field(default_factory=dict)
     on_cpu: set[ir.Value] = field(default_factory=set)
     fuses: bool = True
+    functions: Mapping[ir.OperatorIdentifier, ir.Function] = field(default_factory=dict)
     fused: dict[ir.Node, Fused] = field(default_factory=dict)
     skipped: set[ir.Node] = field(default_factory=set)
     aliases: dict[ir.Value, ir.Value] = field(default_factory=dict)
@@ -94,7 +97,7 @@ class Compiler:
 
     def _take_constants(self, graph: ir.Graph) -> None:
         for value in graph.initializers.values():
-            if value not in self.stored and value.const_value is not None and not value.is_graph_input():
+            if value not in self.stored and value.const_value is not None:
                 self.known[value] = tensor_of(value.const_value)
 
     def _step(self, node: ir.Node) -> Iterator[Step]:
@@ -137,6 +140,9 @@ class Compiler:
         version = self.opsets.get(node.domain, self.opsets.get(domain_of(node), 1))
         constants = tuple(None if value is None else self.known.get(value) for value in resolved)
         call = Call(node, version, constants, self._bodies(node, captured), self.mode)
+        own = self.functions.get(node.op_identifier())
+        if own is not None:
+            return of_function(own, self._inner)(call)
         builder = builder_of(node, version) or expanded(node, version, self._inner)
         if builder is None:
             raise UnsupportedGraphError(
@@ -149,17 +155,19 @@ class Compiler:
         for attribute in node.attributes.values():
             if attribute.type == ir.AttributeType.GRAPH:
                 graph = attribute.as_graph()
-                inner = Compiler(
-                    self.opsets, self.mode, known={v: t for v, t in self.known.items() if v in captured}, fuses=self.fuses
-                )
-                inner.on_cpu = {value for value in captured if value in self.on_cpu}
-                program = inner.compile(graph, captured)
+                program = self._around(captured).compile(graph, captured)
                 bodies[attribute.name] = Body(program.called, len(graph.inputs), len(captured))
         return bodies
 
+    def _around(self, captured: list[ir.Value]) -> Compiler:
+        """Compiler for a graph inside, that knows what this one knows of the captured values."""
+        known = {value: self.known[value] for value in captured if value in self.known}
+        on_cpu = {value for value in captured if value in self.on_cpu}
+        return Compiler(self.opsets, self.mode, frozenset(), known, on_cpu, self.fuses, self.functions)
+
     def _inner(self, graph: ir.Graph, opsets: Mapping[str, int], known: Mapping[ir.Value, Tensor]) -> Program:
         """Program of an operator's own body."""
-        return Compiler(opsets, self.mode, known=dict(known)).compile(graph)
+        return Compiler(opsets, self.mode, known=dict(known), functions=self.functions).compile(graph)
 
     def _fold(self, node: ir.Node, function: Function, resolved: list[ir.Value | None]) -> bool:
         """Compute a node whose inputs are all known; True if that was done."""

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 
 from shrinkc.errors import UnsupportedGraphError
-from shrinkc.graphs import inner_graphs
 from shrinkc.inlining import inline_functions
 from shrinkc.training.compiling import Compiler
 from shrinkc.training.expansion import has_body
@@ -79,7 +78,7 @@ class Executor(nn.Module):
         stored = {
             value: tensor for value in graph.initializers.values() if (tensor := _stored(value, is_trainable)) is not None
         }
-        self._graph, self._stored, self._opsets = graph, frozenset(stored), dict(runnable.opset_imports)
+        self._runnable, self._stored = runnable, frozenset(stored)
         self._places = self._placed({value.name or "": tensor for value, tensor in stored.items()})
         self._fused = self._bound(fuses=True)
         self._whole: Bound | None = None
@@ -93,7 +92,9 @@ class Executor(nn.Module):
         return {name: put(self, keys[name], tensor) for name, tensor in tensors.items()}
 
     def _bound(self, *, fuses: bool) -> Bound:
-        program = Compiler(self._opsets, self._mode, self._stored, fuses=fuses).compile(self._graph)
+        opsets, functions = self._runnable.opset_imports, self._runnable.functions
+        compiler = Compiler(opsets, self._mode, self._stored, fuses=fuses, functions=functions)
+        program = compiler.compile(self._runnable.graph)
         constants, device = self.get_submodule(CONSTANTS), self._device({})
         filled = [(program.slots[name], *place) for name, place in self._places.items()]
         for slot, tensor in program.on_device:
@@ -140,9 +141,8 @@ class Executor(nn.Module):
             values[slot] = held[key]
         for name in self.input_names:
             values[program.slots[name]] = inputs[name]
-        for name in self._optional & inputs.keys():
-            values[program.slots[name]] = inputs[name]
-        for name, tensor in (weights or {}).items():
+        given = {name: inputs[name] for name in self._optional & inputs.keys()}
+        for name, tensor in {**given, **(weights or {})}.items():
             values[program.slots[self._replaceable(name)]] = tensor
         extra = {name: program.slots[name] for name in also}
         program.run(values, self._device(inputs), frozenset(extra.values()))
@@ -247,8 +247,8 @@ def check_operators(model: ir.Model) -> None:
         Names every one of them, with up to three nodes that need it.
     """
     missing: dict[str, list[str]] = {}
-    for node in _all_nodes(model.graph):
-        version = model.opset_imports.get(node.domain, model.opset_imports.get(domain_of(node), 1))
+    for node, opsets in _all_nodes(model):
+        version = opsets.get(node.domain, opsets.get(domain_of(node), 1))
         if builder_of(node, version) is None and not has_body(node, version):
             label = f"{node.domain or 'ai.onnx'}::{node.op_type}"
             missing.setdefault(label, []).append(node.name or (node.outputs[0].name if node.outputs else "") or "?")
@@ -262,8 +262,10 @@ def check_operators(model: ir.Model) -> None:
         )
 
 
-def _all_nodes(graph: ir.Graph) -> Iterator[ir.Node]:
-    for node in graph:
-        yield node
-        for inner in inner_graphs(node):
-            yield from _all_nodes(inner)
+def _all_nodes(model: ir.Model) -> Iterator[tuple[ir.Node, Mapping[str, int]]]:
+    """Nodes of the graph and of functions that stay, calls of functions aside, each with the opsets it is written for."""
+    scopes: list[ir.Graph | ir.Function] = [model.graph, *model.functions.values()]
+    for graph in scopes:
+        for node in graph.all_nodes():
+            if node.op_identifier() not in model.functions:
+                yield node, graph.opset_imports

@@ -187,6 +187,29 @@ def _allowed_keys(padding: Tensor, keys: int) -> Tensor:
     return (padding[:, None, None, :] if padding.dim() == 2 else padding[:, None]) != 0
 
 
+@op("GroupQueryAttention")
+def group_query_attention(call: Call) -> Function:
+    """Causal attention of queries whose heads share keys, with a cache; positions that are turned inside are not supported."""
+    heads, key_heads = call.integer("num_heads"), call.integer("kv_num_heads")
+    scale = call.number("scale") if call.number("scale") else None
+
+    def run(
+        q: Tensor, k: Tensor | None, v: Tensor | None, past_k: Tensor | None, past_v: Tensor | None, last: Tensor,
+        total: Tensor, *rotary: Tensor | None,
+    ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+        if k is None or v is None or call.integer("do_rotary"):
+            raise NotImplementedError("GroupQueryAttention with packed inputs or rotary positions")
+        queries, keys, values = split_heads(q, heads), split_heads(k, key_heads), split_heads(v, key_heads)
+        if past_k is not None and past_v is not None:
+            keys, values = torch.cat([past_k, keys], 2), torch.cat([past_v, values], 2)
+        repeat = heads // key_heads
+        full = keys.repeat_interleave(repeat, 1), values.repeat_interleave(repeat, 1)
+        y = _attended(queries, *full, None, None, True, scale)
+        return merge_heads(y), keys, values
+
+    return run
+
+
 @op("Attention")
 def attention(call: Call) -> Function:
     """Projection to queries, keys and values in one product, and attention."""
