@@ -12,7 +12,8 @@ from torch import Tensor
 
 from shrinkc.errors import UnsupportedGraphError
 from shrinkc.graphs import inner_graphs
-from shrinkc.training.expansion import expanded
+from shrinkc.training.expansion import expanded, of_function
+from shrinkc.training.fusing import Fused, fusions
 from shrinkc.training.lookup import builder_of, domain_of
 from shrinkc.training.ops.call import Body, Call, Function, Mode
 from shrinkc.training.ops.tensors import tensor_of
@@ -39,6 +40,10 @@ class Compiler:
         Values that are known before anything runs.
     on_cpu : set of ir.Value
         Values made on the CPU whatever the device.
+    functions : mapping of operator to ir.Function
+        The model's own, of calls that were not inlined.
+    fuses : bool
+        Whether nodes may be run together; values between them then do not exist.
     """
 
     opsets: Mapping[str, int]
@@ -46,6 +51,10 @@ class Compiler:
     stored: frozenset[ir.Value] = frozenset()
     known: dict[ir.Value, Tensor] = field(default_factory=dict)
     on_cpu: set[ir.Value] = field(default_factory=set)
+    fuses: bool = True
+    functions: Mapping[ir.OperatorIdentifier, ir.Function] = field(default_factory=dict)
+    fused: dict[ir.Node, Fused] = field(default_factory=dict)
+    skipped: set[ir.Node] = field(default_factory=set)
     aliases: dict[ir.Value, ir.Value] = field(default_factory=dict)
     slots: dict[ir.Value | None, int] = field(default_factory=dict)
     device_slots: dict[ir.Value, int] = field(default_factory=dict)
@@ -73,6 +82,9 @@ class Compiler:
         self._take_constants(graph)
         inputs = tuple(UNUSED if value in self.known else self.slot(value) for value in graph.inputs)
         outer = tuple(UNUSED if value in self.known else self.slot(value) for value in captured)
+        if self.fuses:
+            self.fused = fusions(graph)
+            self.skipped = {inner for fused in self.fused.values() for inner in fused.covered}
         steps = [step for node in graph for step in self._step(node)]
         outputs = tuple(self.slot(value) for value in graph.outputs)
         for value in self.stored:
@@ -85,10 +97,15 @@ class Compiler:
 
     def _take_constants(self, graph: ir.Graph) -> None:
         for value in graph.initializers.values():
-            if value not in self.stored and value.const_value is not None and not value.is_graph_input():
+            if value not in self.stored and value.const_value is not None:
                 self.known[value] = tensor_of(value.const_value)
 
     def _step(self, node: ir.Node) -> Iterator[Step]:
+        if node in self.skipped:
+            return
+        if node in self.fused:
+            yield self._fused_step(node, self.fused[node])
+            return
         if _is_alias(node):
             source = node.inputs[0]
             assert source is not None
@@ -106,6 +123,12 @@ class Compiler:
         outputs = tuple(self.slot(value) if value.name else UNUSED for value in node.outputs)
         yield Step(node, function, tuple(slots), outputs or (UNUSED,), moved)
 
+    def _fused_step(self, node: ir.Node, fused: Fused) -> Step:
+        resolved = [self.aliases.get(value, value) for value in fused.inputs]
+        slots = [self._device_slot(value) if value in self.known else self.slot(value) for value in resolved]
+        moved = tuple(index for index, value in enumerate(resolved) if value in self.on_cpu)
+        return Step(node, fused.run, tuple(slots), (self.slot(node.outputs[0]),), moved)
+
     def _device_slot(self, value: ir.Value) -> int:
         """Slot for a known value where it is computed with, on whatever device."""
         if value not in self.device_slots:
@@ -117,6 +140,9 @@ class Compiler:
         version = self.opsets.get(node.domain, self.opsets.get(domain_of(node), 1))
         constants = tuple(None if value is None else self.known.get(value) for value in resolved)
         call = Call(node, version, constants, self._bodies(node, captured), self.mode)
+        own = self.functions.get(node.op_identifier())
+        if own is not None:
+            return of_function(own, self._inner)(call)
         builder = builder_of(node, version) or expanded(node, version, self._inner)
         if builder is None:
             raise UnsupportedGraphError(
@@ -129,15 +155,19 @@ class Compiler:
         for attribute in node.attributes.values():
             if attribute.type == ir.AttributeType.GRAPH:
                 graph = attribute.as_graph()
-                inner = Compiler(self.opsets, self.mode, known={v: t for v, t in self.known.items() if v in captured})
-                inner.on_cpu = {value for value in captured if value in self.on_cpu}
-                program = inner.compile(graph, captured)
+                program = self._around(captured).compile(graph, captured)
                 bodies[attribute.name] = Body(program.called, len(graph.inputs), len(captured))
         return bodies
 
+    def _around(self, captured: list[ir.Value]) -> Compiler:
+        """Compiler for a graph inside, that knows what this one knows of the captured values."""
+        known = {value: self.known[value] for value in captured if value in self.known}
+        on_cpu = {value for value in captured if value in self.on_cpu}
+        return Compiler(self.opsets, self.mode, frozenset(), known, on_cpu, self.fuses, self.functions)
+
     def _inner(self, graph: ir.Graph, opsets: Mapping[str, int], known: Mapping[ir.Value, Tensor]) -> Program:
         """Program of an operator's own body."""
-        return Compiler(opsets, self.mode, known=dict(known)).compile(graph)
+        return Compiler(opsets, self.mode, known=dict(known), functions=self.functions).compile(graph)
 
     def _fold(self, node: ir.Node, function: Function, resolved: list[ir.Value | None]) -> bool:
         """Compute a node whose inputs are all known; True if that was done."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,6 @@ import torch
 from torch import Tensor, nn
 
 from shrinkc.errors import UnsupportedGraphError
-from shrinkc.graphs import inner_graphs
 from shrinkc.inlining import inline_functions
 from shrinkc.training.compiling import Compiler
 from shrinkc.training.expansion import has_body
@@ -19,6 +19,7 @@ from shrinkc.training.lookup import builder_of, domain_of
 from shrinkc.training.ops.call import Mode
 from shrinkc.training.ops.tensors import tensor_of, to_array
 from shrinkc.training.parameters import Scope, keys_of, put
+from shrinkc.training.program import Program
 from shrinkc.training.roles import is_learned, is_statistic
 
 Place = tuple[dict[str, Any], str]
@@ -26,6 +27,14 @@ Place = tuple[dict[str, Any], str]
 
 CONSTANTS = "%constants"
 """Name of the inner module that brings constants to the device; not in the state dict, and no ONNX name is written so."""
+
+
+@dataclass(frozen=True, eq=False)
+class Bound:
+    """A program and the slots to fill before it runs: with what lies where."""
+
+    program: Program
+    filled: tuple[tuple[int, dict[str, Any], str], ...]
 
 
 class Executor(nn.Module):
@@ -62,30 +71,44 @@ class Executor(nn.Module):
 
     def __init__(self, model: ir.Model, *, is_trainable: Callable[[ir.Value], bool] | None = None) -> None:
         super().__init__()
-        self._model, self._mode = model, Mode()
+        self._model, self._mode, self._is_trainable = model, Mode(), is_trainable
         runnable = _inlined(model)
         graph = runnable.graph
         check_operators(runnable)
         stored = {
             value: tensor for value in graph.initializers.values() if (tensor := _stored(value, is_trainable)) is not None
         }
-        self._compile(graph, runnable.opset_imports, stored)
+        self._runnable, self._stored = runnable, frozenset(stored)
         self._places = self._placed({value.name or "": tensor for value, tensor in stored.items()})
-        self._filled = [(self._program.slots[name], *place) for name, place in self._places.items()]
+        self._fused = self._bound(fuses=True)
+        self._whole: Bound | None = None
         self.input_names = tuple(value.name or "" for value in graph.inputs if not value.is_initializer())
         self.output_names = tuple(value.name or "" for value in graph.outputs)
         self._optional = {value.name or "" for value in graph.inputs if value.is_initializer()}
 
-    def _compile(self, graph: ir.Graph, opsets: Mapping[str, int], stored: Mapping[ir.Value, Tensor]) -> None:
-        self._program = Compiler(opsets, self._mode, frozenset(stored)).compile(graph)
-
     def _placed(self, tensors: Mapping[str, Tensor]) -> dict[str, Place]:
         keys = keys_of(tensors)
-        places = {name: put(self, keys[name], tensor) for name, tensor in tensors.items()}
         self.add_module(CONSTANTS, Scope())
-        constants = self.get_submodule(CONSTANTS)
-        self._brought = [(slot, *put(constants, str(slot), tensor, False)) for slot, tensor in self._program.on_device]
-        return places
+        return {name: put(self, keys[name], tensor) for name, tensor in tensors.items()}
+
+    def _bound(self, *, fuses: bool) -> Bound:
+        opsets, functions = self._runnable.opset_imports, self._runnable.functions
+        compiler = Compiler(opsets, self._mode, self._stored, fuses=fuses, functions=functions)
+        program = compiler.compile(self._runnable.graph)
+        constants, device = self.get_submodule(CONSTANTS), self._device({})
+        filled = [(program.slots[name], *place) for name, place in self._places.items()]
+        for slot, tensor in program.on_device:
+            place = put(constants, f"{'fused' if fuses else 'whole'}{slot}", tensor.to(device), False)
+            filled.append((slot, *place))
+        return Bound(program, tuple(filled))
+
+    def _for(self, also: Sequence[str]) -> Bound:
+        """The program with fused nodes, unless a value between them is asked for."""
+        if all(name in self._fused.program.slots for name in also):
+            return self._fused
+        if self._whole is None:
+            self._whole = self._bound(fuses=False)
+        return self._whole
 
     def forward(
         self, inputs: Mapping[str, Tensor], *, weights: Mapping[str, Tensor] | None = None, also: Sequence[str] = ()
@@ -110,18 +133,16 @@ class Executor(nn.Module):
         KeyError
             An input is missing, or a name is not one of the model's.
         """
-        program = self._program
+        bound = self._for(also)
+        program = bound.program
         self._mode.is_training = self.training
         values = program.values()
-        for slot, held, key in self._filled:
-            values[slot] = held[key]
-        for slot, held, key in self._brought:
+        for slot, held, key in bound.filled:
             values[slot] = held[key]
         for name in self.input_names:
             values[program.slots[name]] = inputs[name]
-        for name in self._optional & inputs.keys():
-            values[program.slots[name]] = inputs[name]
-        for name, tensor in (weights or {}).items():
+        given = {name: inputs[name] for name in self._optional & inputs.keys()}
+        for name, tensor in {**given, **(weights or {})}.items():
             values[program.slots[self._replaceable(name)]] = tensor
         extra = {name: program.slots[name] for name in also}
         program.run(values, self._device(inputs), frozenset(extra.values()))
@@ -135,9 +156,9 @@ class Executor(nn.Module):
 
     def _device(self, inputs: Mapping[str, Tensor]) -> torch.device:
         """Device of the parameters, else of the inputs."""
-        held: Iterable[Any] = (held[key] for _, held, key in self._filled[:1])
+        held: Iterator[Any] = (held[key] for held, key in self._places.values())
         given = (tensor for tensor in inputs.values() if isinstance(tensor, Tensor) and tensor.device.type != "cpu")
-        tensor = next(iter(held), None)
+        tensor = next(held, None)
         tensor = next(given, None) if tensor is None else tensor
         return torch.device("cpu") if tensor is None else tensor.device
 
@@ -156,6 +177,12 @@ class Executor(nn.Module):
         value = self._model.graph.initializers[name]
         assert value.const_value is not None
         return tensor_of(value.const_value)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Executor:
+        copy = type(self)(self._model.clone(), is_trainable=self._is_trainable)
+        copy.to(self._device({}))
+        copy.load_state_dict({key: tensor.detach().clone() for key, tensor in self.state_dict().items()}, assign=True)
+        return copy.train(self.training)
 
     def trainable(self) -> dict[str, nn.Parameter]:
         """Parameters by the names of their initializers."""
@@ -220,8 +247,8 @@ def check_operators(model: ir.Model) -> None:
         Names every one of them, with up to three nodes that need it.
     """
     missing: dict[str, list[str]] = {}
-    for node in _all_nodes(model.graph):
-        version = model.opset_imports.get(node.domain, model.opset_imports.get(domain_of(node), 1))
+    for node, opsets in _all_nodes(model):
+        version = opsets.get(node.domain, opsets.get(domain_of(node), 1))
         if builder_of(node, version) is None and not has_body(node, version):
             label = f"{node.domain or 'ai.onnx'}::{node.op_type}"
             missing.setdefault(label, []).append(node.name or (node.outputs[0].name if node.outputs else "") or "?")
@@ -235,8 +262,10 @@ def check_operators(model: ir.Model) -> None:
         )
 
 
-def _all_nodes(graph: ir.Graph) -> Iterator[ir.Node]:
-    for node in graph:
-        yield node
-        for inner in inner_graphs(node):
-            yield from _all_nodes(inner)
+def _all_nodes(model: ir.Model) -> Iterator[tuple[ir.Node, Mapping[str, int]]]:
+    """Nodes of the graph and of functions that stay, calls of functions aside, each with the opsets it is written for."""
+    scopes: list[ir.Graph | ir.Function] = [model.graph, *model.functions.values()]
+    for graph in scopes:
+        for node in graph.all_nodes():
+            if node.op_identifier() not in model.functions:
+                yield node, graph.opset_imports

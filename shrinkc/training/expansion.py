@@ -1,4 +1,4 @@
-"""Operators that ONNX itself defines by other operators: their bodies are run."""
+"""Operators that are defined by other operators, by ONNX itself or by the model: their bodies are run."""
 
 from __future__ import annotations
 
@@ -43,6 +43,18 @@ def expanded(node: ir.Node, version: int, compile_body: Compile) -> Builder | No
     return lambda call: _bound_later(schema, call, version, compile_body)
 
 
+def of_function(function: ir.Function, compile_body: Compile) -> Builder:
+    """Builder that runs the body of a model's own function, at the function's own opset."""
+
+    def build(call: Call) -> Function:
+        body = ir.serde.deserialize_function(ir.serde.serialize_function(function))
+        for node in body.graph.all_nodes():
+            _set_attributes(node, call, {name: attribute for name, attribute in function.attributes.items() if attribute.value})
+        return _bound(body, call, compile_body)
+
+    return build
+
+
 def _bound_later(schema: Any, call: Call, version: int, compile_body: Compile) -> Function:
     """The body depends on the types of the inputs: it is made when they are seen."""
     made: dict[tuple[Any, ...], Function] = {}
@@ -70,16 +82,20 @@ def _body(schema: Any, call: Call, version: int, types: tuple[Any, ...]) -> ir.F
     _drop_unmade(proto)
     function = ir.serde.deserialize_function(proto)
     for node in function.graph.all_nodes():
-        _set_attributes(node, call, schema)
+        _set_attributes(node, call, _defaults(schema))
     return function
 
 
+def _defaults(schema: Any) -> dict[str, ir.Attr]:
+    declared = {name: attribute.default_value for name, attribute in schema.attributes.items()}
+    return {name: ir.serde.deserialize_attribute(value) for name, value in declared.items() if value.name}
+
+
 def _drop_unmade(proto: onnx.FunctionProto) -> None:
-    """Some bodies declare optional outputs at their end that they do not make."""
+    """Some bodies declare optional outputs that they do not make: an absent input stands in for them."""
     made = {name for node in proto.node for name in node.output} | set(proto.input)
-    kept = [name for name in proto.output if name in made]
-    del proto.output[:]
-    proto.output.extend(kept)
+    absent = sorted({name for name in proto.output if name not in made})
+    proto.input.extend(absent)
 
 
 def _type(dtype: Any) -> bytes:
@@ -88,20 +104,16 @@ def _type(dtype: Any) -> bytes:
     return data
 
 
-def _set_attributes(node: ir.Node, call: Call, schema: Any) -> None:
-    """Put the call's attributes in the place of references to them, or the operator's defaults."""
+def _set_attributes(node: ir.Node, call: Call, defaults: Mapping[str, ir.Attr]) -> None:
+    """Put the call's attributes in the place of references to them, or the defaults."""
     for name, attribute in list(node.attributes.items()):
         if not attribute.is_ref():
             continue
         reference = str(attribute.ref_attr_name)
-        given = call.node.attributes.get(reference)
-        declared = schema.attributes.get(reference)
+        given = call.node.attributes.get(reference) or defaults.get(reference)
         del node.attributes[name]
         if given is not None:
             node.attributes[name] = ir.Attr(name, given.type, given.value)
-        elif declared is not None and declared.default_value.name:
-            default = ir.serde.deserialize_attribute(declared.default_value)
-            node.attributes[name] = ir.Attr(name, default.type, default.value)
 
 
 def _bound(function: ir.Function, call: Call, compile_body: Compile) -> Function:
@@ -112,7 +124,7 @@ def _bound(function: ir.Function, call: Call, compile_body: Compile) -> Function
     n_inputs = len(graph.inputs)
 
     def run(*inputs: Any) -> Any:
-        results = program.called([*inputs[:n_inputs], *[None] * (n_inputs - len(inputs))])
+        results = program.called([*inputs, *[None] * (n_inputs - len(inputs))])
         return results[0] if len(results) == 1 else tuple(results)
 
     return run

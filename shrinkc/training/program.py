@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import onnx_ir as ir
@@ -55,12 +56,16 @@ class Program:
     on_device: tuple[tuple[int, Tensor], ...]
     slots: Mapping[str, int]
 
-    def values(self) -> list[Any]:
-        """Fresh slots with the constants in them."""
+    @cached_property
+    def _prepared(self) -> list[Any]:
         values: list[Any] = [None] * self.n_slots
         for slot, tensor in self.constants:
             values[slot] = tensor
         return values
+
+    def values(self) -> list[Any]:
+        """Fresh slots with the constants in them."""
+        return self._prepared.copy()
 
     def run(self, values: list[Any], device: torch.device, keep: frozenset[int] = frozenset()) -> None:
         """Run every step; slots in ``keep`` are not emptied."""

@@ -63,12 +63,13 @@ def _in_64_bits(function: Function) -> Function:
     return run
 
 
-for _name, _function in {
+ARITHMETIC: dict[str, Function] = {
     "Add": torch.add, "Sub": torch.sub, "Mul": torch.mul, "Div": divided, "Pow": powered,
     "Equal": torch.eq, "Greater": torch.gt, "GreaterOrEqual": torch.ge, "Less": torch.lt, "LessOrEqual": torch.le,
     "BitwiseAnd": torch.bitwise_and, "BitwiseOr": torch.bitwise_or, "BitwiseXor": torch.bitwise_xor,
     "BitwiseNot": torch.bitwise_not,
-}.items():  # fmt: skip
+}  # fmt: skip
+for _name, _function in ARITHMETIC.items():
     op(_name)(arithmetic(_function))
 
 op.plain(
@@ -167,7 +168,13 @@ def leaky_relu(call: Call) -> Function:
     return lambda x: F.leaky_relu(x, alpha)
 
 
-@op("PRelu")
+@op("PRelu", since=1)
+def prelu_by_channel(call: Call) -> Function:
+    """A learned slope, one or one a channel (before opset 7)."""
+    return lambda x, slope: F.prelu(x, slope.reshape(-1))
+
+
+@op("PRelu", since=7)
 def prelu(call: Call) -> Function:
     """A learned slope, broadcast towards ``x``."""
     return lambda x, slope: torch.where(x < 0, x * slope, x)
@@ -273,7 +280,11 @@ def _to_float8(dtype: torch.dtype, saturates: bool) -> Function:
 
     def run(x: Tensor) -> Tensor:
         y = x.to(torch.float32)
-        return (y.clamp(-largest, largest) if saturates else y).to(dtype)
+        if saturates:
+            return y.clamp(-largest, largest).to(dtype)
+        if dtype == torch.float8_e4m3fn:  # torch saturates this one; half a step above the largest is the last to fit
+            y = torch.where(y.abs() > largest + 16, torch.full_like(y, torch.nan), y)
+        return y.to(dtype)
 
     return run
 

@@ -104,8 +104,7 @@ def _run(
     ys, lasts = [], []
     for d, direction in enumerate(cell.directions):
         zero = x.new_zeros(x.shape[1], cell.hidden)
-        at = (lambda s, d=d: s[:, d]) if cell.is_batch_first else (lambda s, d=d: s[d])
-        states = tuple(zero if state is None else at(state) for state in initial)
+        states = tuple(zero if state is None else state.select(1 if cell.is_batch_first else 0, d) for state in initial)
         y, last = _over_time(x, states, make(d), lengths, direction == "reverse")
         ys.append(y)
         lasts.append(last)
@@ -125,7 +124,7 @@ def _biases(b: Tensor | None, d: int, gates: int, hidden: int, like: Tensor) -> 
 
 @op("RNN")
 def rnn(call: Call) -> Function:
-    """H = f(W x + R h + b)."""
+    """The state is f(W x + R h + b)."""
     cell = Cell.of(call, ["Tanh"])
 
     def run(
@@ -194,8 +193,8 @@ def _lstm_step(cell: Cell, d: int, w: Tensor, r: Tensor, biases: tuple[Tensor, T
 
     def step(at: Tensor, states: States) -> States:
         h, c = states
-        i, o, forget, new = (F.linear(at, w, bias) + F.linear(h, r)).split(n, -1)
-        pi, po, pf = (0, 0, 0) if peep is None else peep.split(n)
+        i, o, forget, new = torch.split(F.linear(at, w, bias) + F.linear(h, r), n, -1)
+        pi, po, pf = (0, 0, 0) if peep is None else torch.split(peep, n)
         i = f(cell.clipped(i + pi * c))
         forget = 1 - i if cell.couples else f(cell.clipped(forget + pf * c))
         c = forget * c + i * g(cell.clipped(new))

@@ -194,7 +194,8 @@ def positions(size: int, count: int, scale: float, manner: Manner, region: tuple
     if kind == "asymmetric":
         return at / scale
     if kind == "align_corners":
-        return at * (size - 1) / (count - 1) if count > 1 else torch.zeros(count, dtype=torch.float64)
+        wide = size * scale - 1  # what the scale says, before it is rounded to whole positions
+        return at * (size - 1) / wide if wide > 0 else torch.zeros(count, dtype=torch.float64)
     if kind == "tf_crop_and_resize":
         start, end = region
         if count > 1:

@@ -20,7 +20,8 @@ def _fourier(x: Tensor, axis: int, length: int | None, is_inverse: bool, is_ones
     signal = _complex(x)
     if is_inverse and is_onesided:
         full = length if length is not None else 2 * (x.shape[axis] - 1)
-        return torch.fft.irfft(signal, full, axis)[..., None].to(x.dtype)
+        real: Tensor = torch.fft.irfft(signal, full, axis)
+        return real[..., None].to(x.dtype)
     if is_inverse:
         return torch.view_as_real(torch.fft.ifft(signal, length, axis))
     result = torch.fft.fft(signal, length, axis)

@@ -58,10 +58,20 @@ def tensor_of(tensor: ir.TensorProtocol) -> Tensor:
 
 
 def from_array(array: np.ndarray) -> Tensor:
-    """Torch tensor of an array, copied."""
+    """Torch tensor of an array, copied.
+
+    Raises
+    ------
+    UnsupportedGraphError
+        Torch has no such type.
+    """
     if array.dtype.name in NARROW:
         carrier, dtype = NARROW[array.dtype.name]
         return torch.from_numpy(np.array(array).view(carrier)).view(dtype)
+    if array.dtype.kind not in "biufc":
+        raise UnsupportedGraphError(
+            "torch has no such element type", because="text" if array.dtype == object else array.dtype.name
+        )
     return torch.from_numpy(np.array(array))
 
 
