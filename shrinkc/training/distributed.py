@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.distributed as torch_distributed
@@ -51,6 +52,53 @@ class World:
         if self.size > 1:
             for tensor in tensors:
                 torch_distributed.broadcast(tensor.data, 0)
+
+
+def batch_norm(
+    x: torch.Tensor,
+    mean: torch.Tensor,
+    variance: torch.Tensor,
+    gain: torch.Tensor,
+    shift: torch.Tensor,
+    share: float,
+    epsilon: float,
+) -> torch.Tensor:
+    """Normalise by the moments of the batch over all processes; running ones follow in place, by torch's rule."""
+    axes = [axis for axis in range(x.ndim) if axis != 1]
+    sizes = [-1 if axis == 1 else 1 for axis in range(x.ndim)]
+    count = torch.tensor([x.numel() / x.shape[1]], dtype=x.dtype, device=x.device)
+    summed = _summed(torch.cat([x.sum(axes), count]))
+    of_batch, total = summed[:-1] / summed[-1], summed[-1].detach()
+    centred = x - of_batch.reshape(sizes)
+    spread = _summed(centred.square().sum(axes)) / total
+    with torch.no_grad():
+        mean.lerp_(of_batch, share)
+        variance.lerp_(spread * total / (total - 1), share)
+    return centred * (torch.rsqrt(spread + epsilon) * gain).reshape(sizes) + shift.reshape(sizes)
+
+
+def _summed(tensor: torch.Tensor) -> torch.Tensor:
+    """Sum over the processes; gradients are summed on the way back."""
+    summed: torch.Tensor = Summed.apply(tensor)  # type: ignore[no-untyped-call]
+    return summed
+
+
+class Summed(torch.autograd.Function):
+    """The sum of a tensor over the processes, whose losses are added up too."""
+
+    @staticmethod
+    def forward(ctx: Any, tensor: torch.Tensor) -> torch.Tensor:
+        """Sum."""
+        found = tensor.clone()
+        torch_distributed.all_reduce(found)
+        return found
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> Any:
+        """Sum of what reaches every process."""
+        found = gradients[0].contiguous().clone()
+        torch_distributed.all_reduce(found)
+        return found
 
 
 @contextmanager

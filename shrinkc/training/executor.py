@@ -162,6 +162,10 @@ class Executor(nn.Module):
         tensor = next(given, None) if tensor is None else tensor
         return torch.device("cpu") if tensor is None else tensor.device
 
+    def normalize_by(self, normalize: Callable[..., Tensor]) -> None:
+        """Let BatchNormalization in training go through a function that knows the whole batch, see ``Mode``."""
+        self._mode.normalize = normalize
+
     def tensor(self, name: str) -> Tensor:
         """Parameter or buffer by the name of its initializer; the stored constant for any other initializer.
 

@@ -7,7 +7,7 @@ import json
 import os
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +23,7 @@ from shrinkc.training.augment import is_image
 from shrinkc.training.checkpoint import Checkpoints
 from shrinkc.training.context import Context
 from shrinkc.training.distill import Distillation, Feature, distances_for, is_logits
-from shrinkc.training.distributed import World
+from shrinkc.training.distributed import World, batch_norm
 from shrinkc.training.executor import Executor
 from shrinkc.training.feeding import Feeder, pooled
 from shrinkc.training.interrupts import Interrupts
@@ -95,9 +95,12 @@ def prepared(
     trained, judged = held_out(len(given), settings.held_out, unit or 1, LEAST_HELD_OUT)
     training, judging = given.take(trained), given.take(judged)
     if lesson.teacher is not None and lesson.data.labels is None:
-        judging = pooled(judging, settings, POOLED_HELD_OUT)
+        kinds = tuple(name for name in settings.augment if name != "mix")  # of mixtures nobody asks what they are
+        judging = pooled(judging, replace(settings, augment=kinds), POOLED_HELD_OUT)
     executor = Executor(lesson.student).to(device_of(settings, world))
     lay_out(executor)
+    if world.size > 1:
+        executor.normalize_by(batch_norm)
     features = lesson.features if settings.feature_weight and lesson.teacher is not None else ()
     teacher = _teacher(lesson, features, settings, unit)
     batch = unit or EVALUATION_BATCH
@@ -147,12 +150,15 @@ def _check(lesson: Lesson, settings: Settings, world: World) -> None:
         raise RecipeError("mixed images have no labels", where="augment", hint='teacher = "original"')
     if settings.augment and not has_images(lesson.data):
         raise RecipeError("there are no images to augment", where="augment", because="no input of shape (N, C, H, W)")
-    if world.size > 1 and settings.batch_norm == "batch":
+    unit = fixed_batch(lesson.student)
+    if world.size > 1 and settings.batch_norm == "batch" and unit is not None:
         raise RecipeError(
-            "processes do not share the statistics of a batch",
+            "processes do not share the statistics of a batch where the model fixes its size",
             where='batch_norm = "batch"',
             hint='batch_norm = "frozen", or one process',
         )
+    if min(settings.batch, lesson.data.n_samples) // (unit or 1) < world.size:
+        raise RecipeError("fewer samples a step than processes", where=f"batch = {settings.batch}")
 
 
 def has_images(data: Data) -> bool:

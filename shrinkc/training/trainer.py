@@ -93,7 +93,7 @@ class Trainer:
         context = self.context
         self._optimizer = Optimizer(context.executor.trainable(), context.settings)
         self._clock = Clock(self.budget, context.feeder.order(context.cycle).steps_per_epoch)
-        self._mean_loss = math.nan
+        self._mean_loss, self._spent = math.nan, 0.0
         context.parametrization = self.parametrization
         resumed = self._resume()
         with context.progress.counting(f"training ({context.settings.method})") as say:
@@ -124,9 +124,7 @@ class Trainer:
         started = time.perf_counter()
         context = self.context
         loss = self.step()
-        self._clock.elapsed += time.perf_counter() - started
         self._mean_loss = loss if math.isnan(self._mean_loss) else 0.95 * self._mean_loss + 0.05 * loss
-        started = time.perf_counter()
         steps = self._clock.steps(context.step)
         context.done = min(1.0, context.step / steps)
         signals = [plugin.after_step(context) for plugin in self.plugins]
@@ -135,7 +133,7 @@ class Trainer:
         say(context.done, self._words())
         if context.world.is_main:
             context.checkpoints.offer(self.checkpoint)
-        self._clock.elapsed += time.perf_counter() - started
+        self._spent += time.perf_counter() - started
 
     def _words(self) -> str:
         told = [f"loss {self._mean_loss:.4g}"]
@@ -203,13 +201,14 @@ class Trainer:
         """Sum gradients over the processes, and agree on the loss, the time and whether to stop."""
         context = self.context
         facts = torch.tensor(
-            [float(loss), self._clock.elapsed / context.world.size, float(context.interrupts.requested)],
+            [float(loss), self._spent / context.world.size, float(context.interrupts.requested)],
             dtype=torch.float64,
         )
         if context.world.size > 1:
             facts = facts.to(context.settings.device, torch.float32)
             context.world.sum_([*gradients, facts])
-            self._clock.elapsed = float(facts[1])
+        # Only what all processes know alike may decide when to end.
+        self._clock.elapsed = float(facts[1])
         if not math.isfinite(float(facts[0])):
             raise TrainingError(
                 "the loss is not finite",
@@ -235,7 +234,8 @@ class Trainer:
         if pending is None:
             return False
         self._optimizer.restore(under("optimizer/", pending.tensors))
-        self._clock.elapsed, self._mean_loss = pending.facts["elapsed"], pending.facts["mean_loss"]
+        self._spent, self._mean_loss = pending.facts["elapsed"], pending.facts["mean_loss"]
+        self._clock.elapsed = self._spent
         for number, (plugin, facts) in enumerate(zip(self.plugins, pending.facts["plugins"], strict=True)):
             plugin.restore(under(f"plugin/{number}/", pending.tensors), facts)
         return True

@@ -18,9 +18,14 @@ Function = Callable[..., Any]
 
 @dataclass
 class Mode:
-    """Whether the executor trains; one object for all nodes of an executor."""
+    """Whether the executor trains; one object for all nodes of an executor.
+
+    ``normalize`` takes the place of normalisation by the batch at hand, where the batch is spread over processes: called with
+    input, running mean and variance, gain, shift, share of the batch in the running ones, and epsilon.
+    """
 
     is_training: bool = False
+    normalize: Callable[..., Tensor] | None = None
 
 
 @dataclass(frozen=True, eq=False)

@@ -31,6 +31,8 @@ def batch_norm(call: Call) -> Function:
         is_training = mode.is_training and not (mean.requires_grad or var.requires_grad)
         if x.dim() == 1:
             return (x - mean) * scale / torch.sqrt(var + epsilon) + bias
+        if is_training and mode.normalize is not None:
+            return mode.normalize(x, mean, var, scale, bias, share, epsilon)
         return F.batch_norm(x, mean, var, scale, bias, is_training, share, epsilon)
 
     return run
