@@ -8,9 +8,10 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from shrinkc.inspection import inspect as inspect
+    from shrinkc.learning import train as train
     from shrinkc.pipeline import compress as compress
 
-__all__ = ["__version__", "compress", "inspect"]
+__all__ = ["__version__", "compress", "inspect", "train"]
 
 
 def __getattr__(name: str) -> Any:
@@ -23,4 +24,8 @@ def __getattr__(name: str) -> Any:
         from shrinkc.inspection import inspect
 
         return inspect
+    if name == "train":
+        from shrinkc.learning import train
+
+        return train
     raise AttributeError(f"module 'shrinkc' has no attribute {name!r}")

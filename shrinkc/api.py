@@ -250,6 +250,18 @@ class Criterion(Protocol):
 
 
 @runtime_checkable
+class ReadingGradients(Protocol):
+    """A criterion, moreover, that reads :attr:`Evidence.gradients`; they are computed from data where nobody gave them.
+
+    Attributes
+    ----------
+    needs_gradients : bool
+    """
+
+    needs_gradients: bool
+
+
+@runtime_checkable
 class Checking(Protocol):
     """A criterion, moreover, that has to see all groups before it scores the first."""
 
@@ -522,6 +534,7 @@ __all__ = [
     "Member",
     "Moments",
     "Probe",
+    "ReadingGradients",
     "Problem",
     "Repair",
     "Repaired",

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from shrinkc import registry
-from shrinkc.api import Evidence, RuntimeAdapter
+from shrinkc.api import Evidence, ReadingGradients, RuntimeAdapter
 from shrinkc.evidence import data as evidence_data
 from shrinkc.evidence.batching import batches_of
 from shrinkc.evidence.data import Data
@@ -27,6 +27,9 @@ LEAST_TO_SHARE = 64
 """Fewer samples than this are not shared out: all of them repair, and all of them judge."""
 
 SYNTHETIC_SAMPLES = 256
+
+CALIBRATION_SAMPLES = 2048
+"""Most samples that evidence and compensation look at where the data is meant for recovery too."""
 
 LEAST_PROBED, MOST_PROBED, PROBED_MACS = 8, 128, 2 * 10**12
 """Samples a group is probed with, and multiply-accumulates of all probes together."""
@@ -54,11 +57,14 @@ class Samples:
         For measuring quality; None where nothing real was given.
     note : str
         What a reader has to know about the two.
+    training : Data or None
+        For recovery, ``calibration`` among them; None where nothing is recovered.
     """
 
     calibration: Data | None
     evaluation: Data | None
     note: str = ""
+    training: Data | None = None
 
 
 def needs_evidence(recipe: Recipe) -> bool:
@@ -69,10 +75,29 @@ def needs_evidence(recipe: Recipe) -> bool:
 
 def needs_data(recipe: Recipe, *, is_replay: bool) -> bool:
     """Whether anything a run does looks at data; a replayed plan has its channels chosen already."""
+    return recipe.recover is not None or makes_up_data(recipe, is_replay=is_replay)
+
+
+def needs_gradients(recipe: Recipe) -> bool:
+    """Whether channels are chosen by gradients of the loss."""
+    criterion = registry.built("criteria", recipe.criterion)
+    return isinstance(criterion, ReadingGradients) and criterion.needs_gradients
+
+
+def makes_up_data(recipe: Recipe, *, is_replay: bool) -> bool:
+    """Whether inputs are made up from the model where none are given: channels are chosen, or the rest is repaired, by data."""
     asked = not is_replay and needs_evidence(recipe)
     if recipe.compensation == NO_COMPENSATION:
         return asked
     return asked or bool(registry.built("compensation", recipe.compensation).needs_data)
+
+
+def for_recovery(samples: Samples, opened: Opened, recipe: Recipe) -> Samples:
+    """Samples of which all are for recovery, if there is one, and as many as help for evidence and compensation."""
+    if recipe.recover is None or samples.calibration is None:
+        return samples
+    few = samples.calibration.thinned(CALIBRATION_SAMPLES, evidence_data.fixed_batch(opened.model) or 1)
+    return replace(samples, calibration=few, training=samples.calibration)
 
 
 def shared_out(opened: Opened, recipe: Recipe, is_needed: bool, given: Data | None, evaluation: Data | None) -> Samples:

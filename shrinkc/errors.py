@@ -83,3 +83,9 @@ class PluginError(ShrinkcError):
     """A plug-in that is unknown, registered twice or fails to import."""
 
     exit_code = 9
+
+
+class TrainingError(ShrinkcError):
+    """Training cannot go on; what was best so far is kept."""
+
+    exit_code = 11

@@ -14,11 +14,11 @@ import onnx_ir as ir
 
 from shrinkc import ir as shrinkc_ir
 from shrinkc import plan as plans
-from shrinkc import planning, recipe_files, registry, verify
+from shrinkc import planning, recipe_files, recovering, registry, verify
 from shrinkc.analysis.cost import Cost
 from shrinkc.analysis.groups import Analysis, BoolArray
 from shrinkc.api import Evidence, FloatArray, Repaired, RuntimeAdapter
-from shrinkc.calibrating import Samples, evidence_from, needs_data, shared_out
+from shrinkc.calibrating import Samples, evidence_from, for_recovery, makes_up_data, needs_data, needs_gradients, shared_out
 from shrinkc.canonicalize import canonicalize
 from shrinkc.choosing import planned_in_turns
 from shrinkc.errors import BudgetError, RecipeError, VerificationError
@@ -66,10 +66,13 @@ class Artifacts:
     output : Path
         The compressed model; report and recipe lie beside it under the same stem.
     plan : Path or None
+    checkpoint : Path or None
+        Of the recovery.
     """
 
     output: Path
     plan: Path | None
+    checkpoint: Path | None = None
 
     def written(self) -> list[Path]:
         """Every file a run may write."""
@@ -116,6 +119,7 @@ def compress(
     gradients: str | os.PathLike[str] | None = None,
     plan: str | os.PathLike[str] | None = None,
     save_plan: str | os.PathLike[str] | None = None,
+    checkpoint: str | os.PathLike[str] | None = None,
     threads: int = 1,
     measure_latency: bool = True,
     dry_run: bool = False,
@@ -145,6 +149,8 @@ def compress(
         A saved plan to replay instead of making one.
     save_plan : path, optional
         Where to write the plan.
+    checkpoint : path, optional
+        Where recovery writes how far it is, and takes up from if it was interrupted.
     threads : int
         Of the latency measurement.
     measure_latency : bool
@@ -180,7 +186,9 @@ def compress(
         settings["recipe"] = DEFAULT_RECIPE
     recipe = recipe_files.resolve(**settings)
     source = Path(model)
-    artifacts = Artifacts(Path(output) if output is not None else Path(f"{source.stem}.shrunk.onnx"), _path(save_plan))
+    artifacts = Artifacts(
+        Path(output) if output is not None else Path(f"{source.stem}.shrunk.onnx"), _path(save_plan), _path(checkpoint)
+    )
     _check_paths(artifacts, read=[source, *map(_path, (data, eval_data, preprocess, gradients, plan))])
     with loaded(source, progress) as opened_model:
         stored = [Path(os.fspath(tensor.path)) for tensor in shrinkc_ir.external_tensors(opened_model)]
@@ -191,11 +199,16 @@ def compress(
             if real is not None:
                 evidence_data.check_labels(real, [opened.analysis.shadow.shape(value) for value in opened_model.graph.outputs])
         runtime: RuntimeAdapter = registry.load("runtimes", CHECK_RUNTIME)()
-        is_looked_at = needs_data(recipe, is_replay=saved is not None)
+        is_made_up = makes_up_data(recipe, is_replay=saved is not None)
+        recovering.check(recipe, opened.model, given, makes_up_data=is_made_up)
+        is_differentiated = saved is None and gradients is None and given is not None and needs_gradients(recipe)
+        is_looked_at = is_differentiated or needs_data(recipe, is_replay=saved is not None)
         shared = shared_out(opened, recipe, is_looked_at, given, judged if eval_data is not None else None)
-        run = Run(opened, recipe, artifacts, shared, runtime, progress)
+        run = Run(opened, recipe, artifacts, for_recovery(shared, opened, recipe), runtime, progress)
         if saved is None:
             known = {} if gradients is None else evidence_gradients.load(gradients, opened.analysis)
+            if is_differentiated and run.samples.calibration is not None:
+                known = recovering.gradients_from(opened, run.samples.calibration, progress)
             chosen = _plan(run, known)
         else:
             chosen = Planned(planning.replayed(saved, opened.analysis, opened.sha256, str(plan)), {})
@@ -312,12 +325,19 @@ def _carry_out(run: Run, chosen: Planned, threads: int, measure_latency: bool) -
     if opened.size_bytes > LARGE_MODEL_BYTES:
         gc.collect()
     repair = repaired(opened, run.recipe, pruned, is_kept, run.samples.calibration, run.runtime, run.progress)
+    recovered = recovering.recovered(
+        opened, run.recipe, pruned, is_kept, run.samples.training, run.runtime, run.progress, artifacts.checkpoint
+    )
     if artifacts.plan is not None:
-        write_text(artifacts.plan, plans.dumps(replace(chosen.plan, compensated=repair.tensors)))
+        changed = tuple(dict.fromkeys((*repair.tensors, *recovered.tensors)))
+        write_text(artifacts.plan, plans.dumps(replace(chosen.plan, compensated=changed)))
     with run.progress.stage("writing the model"):
         # Weights that came in a file of their own leave in one.
         limit = shrinkc_ir.INLINE_LIMIT_BYTES if opened.has_data_file else shrinkc_ir.PROTOBUF_LIMIT_BYTES
         written = shrinkc_ir.save(pruned, artifacts.output, single_file_bytes=limit)
+    if recovered.error is not None:
+        recovered.error.hint = f"{recovered.error.hint}; the best model so far is at {artifacts.output}"
+        raise recovered.error
     predicted = opened.cost.of(is_kept)
     report = replace(
         _predicted(run, chosen),
@@ -327,6 +347,7 @@ def _carry_out(run: Run, chosen: Planned, threads: int, measure_latency: bool) -
         proof=proof,
         proof_note="" if proof else "not run: --no-verify",
         calibration=_calibration(run, repair),
+        recovery=recovered.recovery,
         notes=(*_notes(run), *chosen.notes, *repair.notes),
     )
     judged = run.samples.evaluation

@@ -14,6 +14,7 @@ from shrinkc import __version__
 from shrinkc.cli.compress import compress
 from shrinkc.cli.inspect import inspect
 from shrinkc.cli.recipes import recipes
+from shrinkc.cli.train import train
 from shrinkc.errors import ShrinkcError
 
 UNUSABLE_FILE, INTERNAL_ERROR, INTERRUPTED = 2, 70, 130
@@ -28,6 +29,7 @@ def cli() -> None:
 cli.add_command(compress)
 cli.add_command(inspect)
 cli.add_command(recipes)
+cli.add_command(train)
 
 
 def main() -> None:
