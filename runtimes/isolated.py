@@ -21,7 +21,6 @@ from shrinkc.api import (
     Effective,
     LayerTime,
     Measurement,
-    NodeVerdict,
     Probe,
     RunConfig,
     Signature,
@@ -33,7 +32,7 @@ from shrinkc.signature import read_signature
 
 BACKENDS = Path(__file__).with_name("backends")
 
-LOAD_TIMEOUT_S, RUN_TIMEOUT_S = 300.0, 300.0
+LOAD_TIMEOUT_S, RUN_TIMEOUT_S, EXAMINE_TIMEOUT_S = 300.0, 300.0, 60.0
 
 Inputs = Mapping[str, NDArray[Any]]
 
@@ -77,6 +76,18 @@ class IsolatedEngine:
             return Probe(False, reason=f"not installed: {', '.join(missing)}", hint=self.hint)
         return Probe(True, version=self.version(), devices=self.devices(), isa=processor.instruction_sets())
 
+    def examine(self) -> Probe:
+        """What :meth:`probe` says, and whether it can be imported: by doing so in a process of its own."""
+        found = self.probe()
+        if not found.is_available:
+            return found
+        try:
+            with Child(self.backend, self.place) as child:
+                answer, _ = child.request("call", {"function": "probe", "arguments": {}}, timeout_s=EXAMINE_TIMEOUT_S)
+        except (BuildError, RuntimeUnavailable) as error:
+            return replace(found, is_available=False, reason=f"{error.message}: {error.because}", hint=self.hint)
+        return replace(found, version=answer["version"], devices=tuple(answer.get("devices", found.devices)))
+
     def version(self) -> str:
         """Version of the first of its packages that is installed; empty if that cannot be told."""
         for distribution in self.distributions:
@@ -91,17 +102,8 @@ class IsolatedEngine:
         return ("CPU",)
 
     def supports(self, model: Path) -> SupportReport:
-        """What the engine's own checker says; without one, no verdicts.
-
-        Raises
-        ------
-        RuntimeUnavailable, BuildError
-        """
-        self.require()
-        with Child(self.backend, HERE) as child:
-            answer, _ = child.request("call", {"function": "supports", "arguments": {"model": str(model.resolve())}})
-        verdicts = tuple(NodeVerdict(**verdict) for verdict in answer["verdicts"])
-        return SupportReport(answer["checker"], self.version(), verdicts, answer["note"])
+        """No verdicts: most engines offer no check but to try."""
+        return SupportReport(self.name, self.version(), (), "no check offered")
 
     def convert(self, model: Path, folder: Path, config: ConvertConfig) -> Artifact:
         """Run the converter in a process of its own.

@@ -41,12 +41,10 @@ def name() -> str:
 @cache
 def missing_cuda_driver() -> str:
     """Why there is no CUDA driver; empty if there is one."""
-    reason = ""
     for library in CUDA_DRIVERS:
         try:
             ctypes.CDLL(library)
-        except OSError as error:
-            reason = reason or str(error)
-        else:
-            return ""
-    return f"no CUDA driver: {reason}"
+        except OSError:
+            continue
+        return ""
+    return f"no CUDA driver ({' or '.join(CUDA_DRIVERS)})"

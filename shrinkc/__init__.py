@@ -9,8 +9,9 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from shrinkc.inspection import inspect as inspect
     from shrinkc.pipeline import compress as compress
+    from shrinkc.validating import validate as validate
 
-__all__ = ["__version__", "compress", "inspect"]
+__all__ = ["__version__", "compress", "inspect", "validate"]
 
 
 def __getattr__(name: str) -> Any:
@@ -23,4 +24,8 @@ def __getattr__(name: str) -> Any:
         from shrinkc.inspection import inspect
 
         return inspect
+    if name == "validate":
+        from shrinkc.validating import validate
+
+        return validate
     raise AttributeError(f"module 'shrinkc' has no attribute {name!r}")

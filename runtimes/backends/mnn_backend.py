@@ -20,6 +20,13 @@ FILE = "model.mnn"
 PRECISIONS = {"float32": "high", "float16": "low", "bfloat16": "low_bf16"}
 
 
+def probe(request: Fields) -> Fields:
+    """What can be imported here."""
+    import MNN
+
+    return {"version": metadata.version("MNN"), "devices": ["CPU" if MNN.nn else ""]}
+
+
 def convert(request: Fields) -> Fields:
     """Call the compiled converter; it says True even if it read nothing, so the file is what counts."""
     import _tools  # top-level extension module of the MNN package

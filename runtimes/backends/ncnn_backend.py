@@ -19,6 +19,13 @@ TYPES = {"float32": "f32", "float16": "f16", "int64": "i64", "int32": "i32", "ui
 SUSPECT = ("ignore ", "unsupported", "not supported", "failed")
 
 
+def probe(request: Fields) -> Fields:
+    """What can be imported here."""
+    import ncnn
+
+    return {"version": ncnn.__version__}
+
+
 def convert(request: Fields) -> Fields:
     """Have pnnx write ``model.ncnn.param`` and ``model.ncnn.bin``."""
     folder = request["folder"]

@@ -15,6 +15,11 @@ if TYPE_CHECKING:
     Arrays = dict[str, np.ndarray[Any, Any]]
 
 
+def probe(request: Fields) -> Fields:
+    """What can be imported here."""
+    return {"version": ort.__version__, "devices": ort.get_available_providers()}
+
+
 def load(request: Fields) -> Model:
     """Make a session on the provider that ``details`` names, refusing any other."""
     return Model(request)

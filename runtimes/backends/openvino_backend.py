@@ -16,6 +16,12 @@ HINTS = {"float32": "f32", "float16": "f16", "bfloat16": "bf16"}
 NAMES = {hint: name for name, hint in HINTS.items()}
 
 
+def probe(request: Fields) -> Fields:
+    """What can be imported here."""
+    devices = [str(device) for device in ov.Core().available_devices]
+    return {"version": ov.__version__.split("-")[0], "devices": devices}
+
+
 def load(request: Fields) -> Model:
     """Read and compile the model at the signature's shapes."""
     return Model(request)

@@ -13,6 +13,11 @@ if TYPE_CHECKING:
 FILE = "model.engine"
 
 
+def probe(request: Fields) -> Fields:
+    """What can be imported here."""
+    return {"version": trt.__version__}
+
+
 class Log(trt.ILogger):  # type: ignore[misc]
     """Prints what the builder says, and keeps what is worse than a warning."""
 
@@ -37,29 +42,29 @@ def supports(request: Fields) -> Fields:
     parser = trt.OnnxParser(network, log)
     with open(request["model"], "rb") as stream:
         is_supported = parser.supports_model_v2(stream.read(), request["model"])
-    errors = [_error(parser.get_error(index)) for index in range(parser.num_errors)]
-    refused = {row["node"]: row for row in errors}
-    verdicts = list(refused.values())
-    for index in range(parser.num_subgraphs):
-        known = parser.is_subgraph_supported(index)
-        for number in parser.get_subgraph_nodes(index):
-            verdicts.append({"index": int(number), "is_supported": bool(known)})
+    refused = {row["index"]: row for row in _errors(parser)}
     return {
         "checker": "TensorRT-RTX parser",
-        "is_supported": bool(is_supported),
-        "verdicts": verdicts,
-        "note": "TensorRT's own parser is of the same family; a Jetson's version may still differ",
+        "verdicts": [*refused.values(), *(row for row in _partition(parser) if row["index"] not in refused)],
+        "note": "" if is_supported else "nodes beside a refused one are not imported, so nothing more is known of them",
     }
+
+
+def _errors(parser: Any) -> list[Fields]:
+    return [_error(parser.get_error(index)) for index in range(parser.num_errors)]
 
 
 def _error(error: Any) -> Fields:
-    return {
-        "node": error.node_name() or str(error.node()),
-        "index": int(error.node()),
-        "op_type": error.node_operator(),
-        "status": "unsupported",
-        "reason": "{}: {}".format(str(error.code()).rpartition(".")[2], error.desc()),
-    }
+    code = str(error.code()).rpartition(".")[2]
+    return {"index": int(error.node()), "status": "unsupported", "reason": "{}: {}".format(code, error.desc())}
+
+
+def _partition(parser: Any) -> list[Fields]:
+    rows = []
+    for index in range(parser.num_subgraphs):
+        status = "supported" if parser.is_subgraph_supported(index) else "unknown"
+        rows += [{"index": int(node), "status": status, "reason": ""} for node in parser.get_subgraph_nodes(index)]
+    return rows
 
 
 def convert(request: Fields) -> Fields:
@@ -74,7 +79,6 @@ def convert(request: Fields) -> Fields:
             "; ".join("{op_type} {node}: {reason}".format(**row) for row in errors) or "; ".join(log.errors)
         )
     config = builder.create_builder_config()
-    _add_profile(builder, network, config, request["signature"])
     wanted = request["options"].get("compute_capabilities", ("SM86", "SM89"))
     config.num_compute_capabilities = len(wanted)
     for index, name in enumerate(wanted):
@@ -85,18 +89,6 @@ def convert(request: Fields) -> Fields:
     with open(os.path.join(request["folder"], FILE), "wb") as stream:
         stream.write(blob)
     return {"files": [FILE], "warnings": log.warnings[:20], "details": {"compute_capabilities": list(wanted)}}
-
-
-def _add_profile(builder: Any, network: Any, config: Any, signature: Fields) -> None:
-    """One set of sizes for inputs that leave some free."""
-    shapes = {port["name"]: tuple(port["shape"]) for port in signature["inputs"]}
-    inputs = [network.get_input(index) for index in range(network.num_inputs)]
-    if all(size > 0 for tensor in inputs for size in tensor.shape):
-        return
-    profile = builder.create_optimization_profile()
-    for tensor in inputs:
-        profile.set_shape(tensor.name, *[shapes[tensor.name]] * 3)
-    config.add_optimization_profile(profile)
 
 
 def load(request: Fields) -> Any:

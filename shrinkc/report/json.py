@@ -11,7 +11,12 @@ from shrinkc.report.model import Report
 
 def dumps(report: Report) -> str:
     """Report as strict JSON; numbers that are not finite become null."""
-    return json.dumps(_clean(report.to_json()), indent=1, allow_nan=False) + "\n"
+    return strict(report.to_json())
+
+
+def strict(data: Any) -> str:
+    """Plain data as strict JSON; numbers that are not finite become null."""
+    return json.dumps(_clean(data), indent=1, allow_nan=False) + "\n"
 
 
 def _clean(data: Any) -> Any:

@@ -35,9 +35,10 @@ def test_every_entry_point_loads_and_is_declared(group: str) -> None:
         registry.load(group, name)
 
 
-@pytest.mark.parametrize(
-    "arguments", [["--help"], ["compress", "--help"], ["inspect", "--help"], ["recipes", "--help"], ["--version"]]
-)
+COMMANDS = ("compress", "doctor", "inspect", "recipes", "validate")
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"], *([command, "--help"] for command in COMMANDS)])
 def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
     script = (
         "import sys\nfrom shrinkc.cli import cli\n"
