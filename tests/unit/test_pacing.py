@@ -89,7 +89,9 @@ def test_a_speed_up_is_planned_measured_and_reported_beside_its_forecast(saved: 
     assert len(list(cache.glob("onnxruntime-cpu-*.json"))) == 1
 
 
-def test_a_model_that_is_not_fast_enough_is_set_aside(saved: Save, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_model_that_is_not_fast_enough_is_set_aside(
+    saved: Save, tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("shrinkc.latency.probe.compare", lambda *arguments: compared(0.8))
     with pytest.raises(GateError, match="SLOWER") as caught:
         shrinkc.compress(saved(wide()), output=tmp_path / "o.onnx", speedup=1.1, round_to=16, latency_cache=cache, verify=False)
