@@ -32,7 +32,7 @@ from shrinkc.signature import read_signature
 
 BACKENDS = Path(__file__).with_name("backends")
 
-LOAD_TIMEOUT_S, RUN_TIMEOUT_S, EXAMINE_TIMEOUT_S = 300.0, 300.0, 60.0
+RUN_TIMEOUT_S, EXAMINE_TIMEOUT_S = 300.0, 60.0
 
 Inputs = Mapping[str, NDArray[Any]]
 
@@ -52,6 +52,7 @@ class IsolatedEngine:
         What must be importable.
     hint : str
         Command that brings it.
+    load_timeout_s : float
 
     Parameters
     ----------
@@ -65,6 +66,7 @@ class IsolatedEngine:
     distributions: ClassVar[tuple[str, ...]]
     modules: ClassVar[tuple[str, ...]]
     hint: ClassVar[str]
+    load_timeout_s: ClassVar[float] = 300.0
 
     def __init__(self, place: Place = HERE) -> None:
         self.place = place
@@ -211,7 +213,7 @@ class IsolatedSession:
         self._config, self._name = config, engine.name
         self._child = Child(engine.backend, engine.place, config.threads)
         try:
-            answer, _ = self._child.request("load", self._loading(artifact, config), timeout_s=LOAD_TIMEOUT_S)
+            answer, _ = self._child.request("load", self._loading(artifact, config), timeout_s=engine.load_timeout_s)
         except BaseException:
             self._child.close()
             raise
