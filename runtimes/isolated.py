@@ -252,9 +252,13 @@ class IsolatedSession:
 
         Raises
         ------
+        RuntimeUnavailable
+            A time measured in this place would mean nothing.
         BuildError
             The engine fails, crashes or hangs.
         """
+        if not self._child.place.can_be_timed:
+            raise RuntimeUnavailable("times are not taken there", where=self._child.place.name, because="it is emulated")
         request = {"runs": runs, "seconds": seconds, "warmup": warmup, "threads": self._config.threads}
         found, _ = self._child.request("bench", request, inputs, timeout_s=RUN_TIMEOUT_S + 10 * seconds)
         return Measurement(**_frozen(found))

@@ -37,8 +37,18 @@ class Place(Protocol):
     def name(self) -> str:
         """What reports call it."""
 
+    @property
+    def can_be_timed(self) -> bool:
+        """Whether a time measured there means anything."""
+
     def command(self, scratch: Path, threads: int) -> list[str]:
-        """Program and arguments that start the agent."""
+        """Program and arguments that start the agent.
+
+        Raises
+        ------
+        RuntimeUnavailable
+            The place cannot be reached.
+        """
 
     def environment(self, scratch: Path, threads: int) -> dict[str, str]:
         """All of the child's environment."""
@@ -62,11 +72,14 @@ class Here:
     name : str
     variables : mapping
         Set in the child's environment besides the usual ones.
+    can_be_timed : bool
+        Whether a time measured there means anything.
     """
 
     python: tuple[str, ...] = (sys.executable,)
     name: str = "this machine"
     variables: Mapping[str, str] = field(default_factory=dict)
+    can_be_timed: bool = True
 
     def command(self, scratch: Path, threads: int) -> list[str]:
         """Python and the agent."""

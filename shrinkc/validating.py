@@ -149,13 +149,19 @@ def _engines(names: Sequence[str]) -> dict[str, Engine | ShrinkcError]:
         if name != AUTO:
             found[name] = _engine(name)
             continue
-        for known in registry.names("runtimes"):
-            try:
-                found[known] = _engine(known)
-            except (PluginError, RecipeError) as error:
-                if not isinstance(error, RecipeError):
-                    found[known] = error
+        found.update({known: engine for known in registry.names("runtimes") if (engine := _automatic(known)) is not None})
     return found
+
+
+def _automatic(name: str) -> Engine | ShrinkcError | None:
+    """Engine for ``auto``: None of those one has to ask for, an error where a plug-in cannot be imported."""
+    try:
+        engine = _engine(name)
+    except PluginError as error:
+        return error
+    except RecipeError:
+        return None
+    return engine if getattr(engine, "is_automatic", True) else None
 
 
 def _engine(name: str) -> Engine:
