@@ -105,7 +105,7 @@ class IsolatedEngine:
 
     def supports(self, model: Path) -> SupportReport:
         """No verdicts: most engines offer no check but to try."""
-        return SupportReport(self.name, self.version(), (), "no check offered")
+        return SupportReport("", self.version(), ())
 
     def convert(self, model: Path, folder: Path, config: ConvertConfig) -> Artifact:
         """Run the converter in a process of its own.

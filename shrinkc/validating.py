@@ -243,7 +243,7 @@ def _tried(result: EngineResult, engine: Engine, model: Path, job: _Job) -> Engi
 
 def _support(engine: Engine, model: Path) -> SupportReport | None:
     report = engine.supports(model)
-    return report if report.verdicts else None
+    return report if report.checker else None
 
 
 def _failure(result: EngineResult, engine: Engine, error: BuildError) -> str:
