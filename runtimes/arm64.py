@@ -13,7 +13,7 @@ from pathlib import Path
 
 from shrinkc.runtimes.elsewhere import Elsewhere
 from shrinkc.runtimes.isolated import IsolatedEngine
-from shrinkc.runtimes.isolation import AGENT, Child, thread_variables
+from shrinkc.runtimes.isolation import AGENT, Child, child_variables
 from shrinkc.runtimes.mnn import Mnn
 from shrinkc.runtimes.ncnn import Ncnn
 
@@ -64,7 +64,7 @@ class EmulatedArm64:
     def environment(self, scratch: Path, threads: int) -> dict[str, str]:
         """Nothing of the caller's: its libraries are another processor's."""
         own = {"PATH": "", "HOME": str(scratch), "TMPDIR": str(scratch), "PYTHONPATH": str(self.root / "site")}
-        return {**thread_variables(threads), **own}
+        return {**child_variables(threads), **own}
 
     def bring(self, child: Child, file: Path) -> str:
         """Files are shared."""

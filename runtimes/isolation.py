@@ -88,20 +88,25 @@ class Here:
     def environment(self, scratch: Path, threads: int) -> dict[str, str]:
         """Nothing of the caller's but what :data:`KEPT` names; no program can be found by name, ``pip`` in particular."""
         kept = {name: os.environ[name] for name in KEPT if name in os.environ}
-        return {**kept, **thread_variables(threads), "PATH": "", "HOME": str(scratch), "TMPDIR": str(scratch), **self.variables}
+        return {**kept, **child_variables(threads), "PATH": "", "HOME": str(scratch), "TMPDIR": str(scratch), **self.variables}
 
     def bring(self, child: Child, file: Path) -> str:
         """It is readable where it is."""
         return str(file.resolve())
 
 
-def thread_variables(threads: int) -> dict[str, str]:
-    """OpenMP that waits without burning time: with the default, two threads on a busy machine take seconds instead of ms."""
+def child_variables(threads: int) -> dict[str, str]:
+    """What every engine's process is told, wherever it runs.
+
+    OpenMP shall wait without burning time: with the default, two threads on a busy machine take seconds instead of ms.  And
+    onnxruntime shall not report to its makers.
+    """
     return {
         "OMP_WAIT_POLICY": "passive",
         "OMP_NUM_THREADS": str(max(1, threads)),
         "OPENBLAS_NUM_THREADS": "1",
         "LANG": "C.UTF-8",
+        "ORT_DISABLE_TELEMETRY": "1",
         "PYTHONDONTWRITEBYTECODE": "1",
     }
 
@@ -264,7 +269,7 @@ def with_log(reason: str, log: list[str]) -> str:
 
 
 def _error(header: Mapping[str, Any]) -> RuntimeUnavailable | BuildError:
-    text = str(header["error"]) or "no message"
+    text = "; ".join(line.strip() for line in str(header["error"]).splitlines()) or "no message"
     if header["kind"] in ("ModuleNotFoundError", "ImportError"):
         return RuntimeUnavailable("the engine cannot be imported", because=text)
     if header["kind"] == "LookupError":

@@ -1,7 +1,7 @@
 """onnxruntime on NVIDIA cards, by its CUDA and TensorRT execution providers.
 
-The wheel lists both wherever it is installed, and sessions fall back to the CPU without an error.  So the driver is looked for
-first, and the provider is read from the session that was made; anything else than what was asked for is *not run*.
+The wheel lists both wherever it is installed, and sessions fall back to the CPU without an error.  So the provider is
+read from the session that was made; anything else than what was asked for is *not run*.
 """
 
 from __future__ import annotations
@@ -62,7 +62,11 @@ class OnnxRuntimeGpu(InEnvironment, OnnxEngine):
         BuildError
             It refuses the model.
         """
-        session = super().open(artifact, config)
+        try:
+            session = super().open(artifact, config)
+        except RuntimeUnavailable as error:
+            reasons = filter(None, [error.because, processor.missing_cuda_driver()])
+            raise RuntimeUnavailable("the card was not used", where=self.name, because="; ".join(reasons)) from error
         found = session.effective().provider
         if found != self.provider:
             session.close()

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from shrinkc.runtimes.elsewhere import Elsewhere
 from shrinkc.runtimes.isolated import IsolatedEngine
-from shrinkc.runtimes.isolation import AGENT, Child, thread_variables
+from shrinkc.runtimes.isolation import AGENT, Child, child_variables
 from shrinkc.runtimes.mnn import Mnn
 from shrinkc.runtimes.ncnn import Ncnn
 from shrinkc.runtimes.onnxruntime_cpu import OnnxRuntimeCpu
@@ -63,7 +63,7 @@ class Board:
         RuntimeUnavailable
             The board cannot be reached.
         """
-        variables = " ".join(f"{name}={shlex.quote(value)}" for name, value in thread_variables(threads).items())
+        variables = " ".join(f"{name}={shlex.quote(value)}" for name, value in child_variables(threads).items())
         agent = self._deployed()
         run = f'd=$(mktemp -d) && cd "$d" && env {variables} {self.python} {agent}; s=$?; cd / && rm -rf "$d"; exit $s'
         return [*self._ssh(), run]
