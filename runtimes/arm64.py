@@ -35,6 +35,7 @@ class EmulatedArm64:
     root: Path
     name: str = "arm64 emulated"
     can_be_timed: bool = False
+    is_here: bool = False
 
     def missing(self) -> str:
         """Why it cannot be used; empty if it can."""
@@ -69,6 +70,13 @@ class EmulatedArm64:
     def bring(self, child: Child, file: Path) -> str:
         """Files are shared."""
         return str(file.resolve())
+
+    def folder(self, folder: Path) -> str:
+        """Folders are shared."""
+        return str(folder.resolve())
+
+    def fetch(self, child: Child, name: str, folder: Path) -> None:
+        """It is there already."""
 
 
 class Emulated(Elsewhere):

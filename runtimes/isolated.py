@@ -85,10 +85,16 @@ class IsolatedEngine:
             return found
         try:
             with Child(self.backend, self.place) as child:
-                answer, _ = child.request("call", {"function": "probe", "arguments": {}}, timeout_s=EXAMINE_TIMEOUT_S)
+                answer, _ = child.request(
+                    "call", {"function": "probe", "arguments": self.examination()}, timeout_s=EXAMINE_TIMEOUT_S
+                )
         except (BuildError, RuntimeUnavailable) as error:
             return replace(found, is_available=False, reason=f"{error.message}: {error.because}", hint=self.hint)
         return replace(found, version=answer["version"], devices=tuple(answer.get("devices", found.devices)))
+
+    def examination(self) -> dict[str, Any]:
+        """Arguments of the backend's ``probe``."""
+        return {}
 
     def version(self) -> str:
         """Version of the first of its packages that is installed; empty if that cannot be told."""
@@ -122,7 +128,12 @@ class IsolatedEngine:
         signature = read_signature(model, config.shapes)
         started = time.perf_counter()
         with self.converting_child() as child:
-            answer, _ = child.request("call", self.conversion(model, folder, signature, config), timeout_s=config.timeout_s)
+            arguments = self.conversion(model, folder, signature, config)
+            there = {"model": child.place.bring(child, Path(arguments["model"])), "folder": child.place.folder(folder)}
+            request = {"function": "convert", "arguments": {**arguments, **there}}
+            answer, _ = child.request("call", request, timeout_s=config.timeout_s)
+            for name in answer["files"]:
+                child.place.fetch(child, name, folder)
         return _artifact(self, folder, signature, config, answer, time.perf_counter() - started)
 
     def converting_child(self) -> Child:
@@ -130,15 +141,13 @@ class IsolatedEngine:
         return Child(self.backend, HERE)
 
     def conversion(self, model: Path, folder: Path, signature: Signature, config: ConvertConfig) -> dict[str, Any]:
-        """Request for the backend's ``convert``."""
-        arguments = {
-            "model": str(model.resolve()),
-            "folder": str(folder.resolve()),
+        """Arguments of the backend's ``convert``."""
+        return {
+            "model": str(model),
             "signature": asdict(signature),
             "precision": config.precision,
             "options": dict(config.options),
         }
-        return {"function": "convert", "arguments": arguments}
 
     def open(self, artifact: Artifact, config: RunConfig) -> IsolatedSession:
         """Load an artifact.

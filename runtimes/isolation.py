@@ -53,8 +53,18 @@ class Place(Protocol):
     def environment(self, scratch: Path, threads: int) -> dict[str, str]:
         """All of the child's environment."""
 
+    @property
+    def is_here(self) -> bool:
+        """Whether it is this machine, this processor and the installed packages."""
+
     def bring(self, child: Child, file: Path) -> str:
         """Make a file readable to the child; returns its path there."""
+
+    def folder(self, folder: Path) -> str:
+        """Where the child writes what belongs into a folder of ours."""
+
+    def fetch(self, child: Child, name: str, folder: Path) -> None:
+        """Bring a file that the child wrote there into the folder."""
 
 
 KEPT = ("LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES", "CUDA_MODULE_LOADING", "SYSTEMROOT", "QEMU_LD_PREFIX")
@@ -74,12 +84,14 @@ class Here:
         Set in the child's environment besides the usual ones.
     can_be_timed : bool
         Whether a time measured there means anything.
+    is_here : bool
     """
 
     python: tuple[str, ...] = (sys.executable,)
     name: str = "this machine"
     variables: Mapping[str, str] = field(default_factory=dict)
     can_be_timed: bool = True
+    is_here: bool = True
 
     def command(self, scratch: Path, threads: int) -> list[str]:
         """Python and the agent."""
@@ -93,6 +105,13 @@ class Here:
     def bring(self, child: Child, file: Path) -> str:
         """It is readable where it is."""
         return str(file.resolve())
+
+    def folder(self, folder: Path) -> str:
+        """The folder itself."""
+        return str(folder.resolve())
+
+    def fetch(self, child: Child, name: str, folder: Path) -> None:
+        """It is there already."""
 
 
 def child_variables(threads: int) -> dict[str, str]:

@@ -35,6 +35,6 @@ class OnnxRuntimeMobile(IsolatedEngine):
         return SupportReport("onnxruntime's mobile usability check", self.version(), (), answer["note"])
 
     def conversion(self, model: Path, folder: Path, signature: Signature, config: ConvertConfig) -> dict[str, Any]:
-        """Request for the backend, with every size fixed, as the accelerators want it."""
+        """Arguments of the backend, with every size fixed, as the accelerators want it."""
         fixed = with_fixed_shapes(model, signature, folder / "model.onnx")
         return super().conversion(fixed, folder, signature, config)

@@ -1,4 +1,6 @@
-"""Engines on a board, over ssh: models are converted here, and sent with one Python file that needs numpy and the engine there.
+"""Engines on a board, over ssh: models are converted here, and sent; one Python file, numpy and the engine are needed there.
+
+TensorRT builds its engines there, too.
 
 ``remote:HOST/ENGINE``, HOST as ssh takes it (a name of its configuration, say).  Keys must be in place: nothing is asked for.
 """
@@ -20,6 +22,7 @@ from shrinkc.runtimes.mnn import Mnn
 from shrinkc.runtimes.ncnn import Ncnn
 from shrinkc.runtimes.onnxruntime_cpu import OnnxRuntimeCpu
 from shrinkc.runtimes.openvino import OpenVino
+from shrinkc.runtimes.tensorrt import TensorRt
 
 from shrinkc.errors import RecipeError, RuntimeUnavailable
 
@@ -28,6 +31,7 @@ ENGINES: dict[str, type[IsolatedEngine]] = {
     "ncnn": Ncnn,
     "onnxruntime-cpu": OnnxRuntimeCpu,
     "openvino": OpenVino,
+    "tensorrt": TensorRt,
 }
 
 COMMAND = "SHRINKC_SSH"
@@ -46,6 +50,7 @@ class Board:
     host: str
     python: str = "python3"
     can_be_timed: bool = True
+    is_here: bool = False
 
     @property
     def name(self) -> str:
@@ -91,6 +96,15 @@ class Board:
         """Send the file into the agent's folder."""
         child.request("put", {"name": file.name}, {"bytes": np.fromfile(file, np.uint8)})
         return file.name
+
+    def folder(self, folder: Path) -> str:
+        """The agent's own."""
+        return "."
+
+    def fetch(self, child: Child, name: str, folder: Path) -> None:
+        """Have the file sent."""
+        _, found = child.request("get", {"name": name})
+        (folder / name).write_bytes(found["bytes"].tobytes())
 
 
 def remote(address: str) -> Elsewhere:
