@@ -49,13 +49,24 @@ def _positional(torch: Any, request: Fields) -> Any:
     class Positional(torch.nn.Module):  # type: ignore[misc]
         def __init__(self) -> None:
             super().__init__()
-            self.graph = executor.Executor(reading.load(request["model"]))
+            graph = executor.Executor(_plainly_named(reading.load(request["model"]))).eval()
+            for name, tensor in graph.state_dict().items():
+                self.register_buffer(name, tensor)
+            self.hidden = [graph]  # torch.export does not find tensors that a module keeps in tables of its own
 
         def forward(self, *given: Any) -> Any:
-            found = self.graph(dict(zip(inputs, given)))
+            weights = dict(self.named_buffers())
+            found = self.hidden[0](dict(zip(inputs, given)), weights=weights)
             return tuple(found[name] for name in outputs)
 
     return Positional().eval()
+
+
+def _plainly_named(model: Any) -> Any:
+    """Names that torch.export can write as attributes; ``onnx::Conv_1`` is none."""
+    for index, value in enumerate(list(model.graph.initializers.values())):
+        value.name = "weight_{}".format(index)
+    return model
 
 
 def load(request: Fields) -> Model:
