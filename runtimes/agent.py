@@ -12,7 +12,9 @@ import importlib.util
 import io
 import json
 import os
+import select
 import sys
+import threading
 import time
 import traceback
 from typing import TYPE_CHECKING, Any
@@ -173,8 +175,18 @@ def answer(agent: Agent, header: Fields, arrays: Arrays) -> Reply:
         return {"ok": False, "kind": type(error).__name__, "error": str(error)[-2000:]}, {}
 
 
+def leave_with_parent() -> None:
+    """End this process, busy or not, when the other end of stdin is gone: a lost connection must not leave a hung engine."""
+    poll = select.poll()
+    poll.register(0, 0)
+    poll.poll()
+    os._exit(1)
+
+
 def main() -> None:
     """Serve requests until stdin ends."""
+    if hasattr(select, "poll"):
+        threading.Thread(target=leave_with_parent, daemon=True).start()
     # Engines print to stdout as they please; the answers have a descriptor of their own.
     replies = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)

@@ -32,7 +32,7 @@ from shrinkc.signature import read_signature
 
 BACKENDS = Path(__file__).with_name("backends")
 
-LOAD_TIMEOUT_S, RUN_TIMEOUT_S, EXAMINE_TIMEOUT_S = 300.0, 300.0, 60.0
+RUN_TIMEOUT_S, EXAMINE_TIMEOUT_S = 300.0, 60.0
 
 Inputs = Mapping[str, NDArray[Any]]
 
@@ -52,6 +52,7 @@ class IsolatedEngine:
         What must be importable.
     hint : str
         Command that brings it.
+    load_timeout_s : float
 
     Parameters
     ----------
@@ -65,6 +66,7 @@ class IsolatedEngine:
     distributions: ClassVar[tuple[str, ...]]
     modules: ClassVar[tuple[str, ...]]
     hint: ClassVar[str]
+    load_timeout_s: ClassVar[float] = 300.0
 
     def __init__(self, place: Place = HERE) -> None:
         self.place = place
@@ -83,10 +85,16 @@ class IsolatedEngine:
             return found
         try:
             with Child(self.backend, self.place) as child:
-                answer, _ = child.request("call", {"function": "probe", "arguments": {}}, timeout_s=EXAMINE_TIMEOUT_S)
+                answer, _ = child.request(
+                    "call", {"function": "probe", "arguments": self.examination()}, timeout_s=EXAMINE_TIMEOUT_S
+                )
         except (BuildError, RuntimeUnavailable) as error:
             return replace(found, is_available=False, reason=f"{error.message}: {error.because}", hint=self.hint)
         return replace(found, version=answer["version"], devices=tuple(answer.get("devices", found.devices)))
+
+    def examination(self) -> dict[str, Any]:
+        """Arguments of the backend's ``probe``."""
+        return {}
 
     def version(self) -> str:
         """Version of the first of its packages that is installed; empty if that cannot be told."""
@@ -103,7 +111,7 @@ class IsolatedEngine:
 
     def supports(self, model: Path) -> SupportReport:
         """No verdicts: most engines offer no check but to try."""
-        return SupportReport(self.name, self.version(), (), "no check offered")
+        return SupportReport("", self.version(), ())
 
     def convert(self, model: Path, folder: Path, config: ConvertConfig) -> Artifact:
         """Run the converter in a process of its own.
@@ -120,7 +128,12 @@ class IsolatedEngine:
         signature = read_signature(model, config.shapes)
         started = time.perf_counter()
         with self.converting_child() as child:
-            answer, _ = child.request("call", self.conversion(model, folder, signature, config), timeout_s=config.timeout_s)
+            arguments = self.conversion(model, folder, signature, config)
+            there = {"model": child.place.bring(child, Path(arguments["model"])), "folder": child.place.folder(folder)}
+            request = {"function": "convert", "arguments": {**arguments, **there}}
+            answer, _ = child.request("call", request, timeout_s=config.timeout_s)
+            for name in answer["files"]:
+                child.place.fetch(child, name, folder)
         return _artifact(self, folder, signature, config, answer, time.perf_counter() - started)
 
     def converting_child(self) -> Child:
@@ -128,15 +141,13 @@ class IsolatedEngine:
         return Child(self.backend, HERE)
 
     def conversion(self, model: Path, folder: Path, signature: Signature, config: ConvertConfig) -> dict[str, Any]:
-        """Request for the backend's ``convert``."""
-        arguments = {
-            "model": str(model.resolve()),
-            "folder": str(folder.resolve()),
+        """Arguments of the backend's ``convert``."""
+        return {
+            "model": str(model),
             "signature": asdict(signature),
             "precision": config.precision,
             "options": dict(config.options),
         }
-        return {"function": "convert", "arguments": arguments}
 
     def open(self, artifact: Artifact, config: RunConfig) -> IsolatedSession:
         """Load an artifact.
@@ -211,7 +222,7 @@ class IsolatedSession:
         self._config, self._name = config, engine.name
         self._child = Child(engine.backend, engine.place, config.threads)
         try:
-            answer, _ = self._child.request("load", self._loading(artifact, config), timeout_s=LOAD_TIMEOUT_S)
+            answer, _ = self._child.request("load", self._loading(artifact, config), timeout_s=engine.load_timeout_s)
         except BaseException:
             self._child.close()
             raise
@@ -250,9 +261,13 @@ class IsolatedSession:
 
         Raises
         ------
+        RuntimeUnavailable
+            A time measured in this place would mean nothing.
         BuildError
             The engine fails, crashes or hangs.
         """
+        if not self._child.place.can_be_timed:
+            raise RuntimeUnavailable("times are not taken there", where=self._child.place.name, because="it is emulated")
         request = {"runs": runs, "seconds": seconds, "warmup": warmup, "threads": self._config.threads}
         found, _ = self._child.request("bench", request, inputs, timeout_s=RUN_TIMEOUT_S + 10 * seconds)
         return Measurement(**_frozen(found))

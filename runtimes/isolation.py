@@ -37,14 +37,34 @@ class Place(Protocol):
     def name(self) -> str:
         """What reports call it."""
 
+    @property
+    def can_be_timed(self) -> bool:
+        """Whether a time measured there means anything."""
+
     def command(self, scratch: Path, threads: int) -> list[str]:
-        """Program and arguments that start the agent."""
+        """Program and arguments that start the agent.
+
+        Raises
+        ------
+        RuntimeUnavailable
+            The place cannot be reached.
+        """
 
     def environment(self, scratch: Path, threads: int) -> dict[str, str]:
         """All of the child's environment."""
 
+    @property
+    def is_here(self) -> bool:
+        """Whether it is this machine, this processor and the installed packages."""
+
     def bring(self, child: Child, file: Path) -> str:
         """Make a file readable to the child; returns its path there."""
+
+    def folder(self, folder: Path) -> str:
+        """Where the child writes what belongs into a folder of ours."""
+
+    def fetch(self, child: Child, name: str, folder: Path) -> None:
+        """Bring a file that the child wrote there into the folder."""
 
 
 KEPT = ("LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES", "CUDA_MODULE_LOADING", "SYSTEMROOT", "QEMU_LD_PREFIX")
@@ -62,11 +82,16 @@ class Here:
     name : str
     variables : mapping
         Set in the child's environment besides the usual ones.
+    can_be_timed : bool
+        Whether a time measured there means anything.
+    is_here : bool
     """
 
     python: tuple[str, ...] = (sys.executable,)
     name: str = "this machine"
     variables: Mapping[str, str] = field(default_factory=dict)
+    can_be_timed: bool = True
+    is_here: bool = True
 
     def command(self, scratch: Path, threads: int) -> list[str]:
         """Python and the agent."""
@@ -75,20 +100,32 @@ class Here:
     def environment(self, scratch: Path, threads: int) -> dict[str, str]:
         """Nothing of the caller's but what :data:`KEPT` names; no program can be found by name, ``pip`` in particular."""
         kept = {name: os.environ[name] for name in KEPT if name in os.environ}
-        return {**kept, **thread_variables(threads), "PATH": "", "HOME": str(scratch), "TMPDIR": str(scratch), **self.variables}
+        return {**kept, **child_variables(threads), "PATH": "", "HOME": str(scratch), "TMPDIR": str(scratch), **self.variables}
 
     def bring(self, child: Child, file: Path) -> str:
         """It is readable where it is."""
         return str(file.resolve())
 
+    def folder(self, folder: Path) -> str:
+        """The folder itself."""
+        return str(folder.resolve())
 
-def thread_variables(threads: int) -> dict[str, str]:
-    """OpenMP that waits without burning time: with the default, two threads on a busy machine take seconds instead of ms."""
+    def fetch(self, child: Child, name: str, folder: Path) -> None:
+        """It is there already."""
+
+
+def child_variables(threads: int) -> dict[str, str]:
+    """What every engine's process is told, wherever it runs.
+
+    OpenMP shall wait without burning time: with the default, two threads on a busy machine take seconds instead of ms.  And
+    onnxruntime shall not report to its makers.
+    """
     return {
         "OMP_WAIT_POLICY": "passive",
         "OMP_NUM_THREADS": str(max(1, threads)),
         "OPENBLAS_NUM_THREADS": "1",
         "LANG": "C.UTF-8",
+        "ORT_DISABLE_TELEMETRY": "1",
         "PYTHONDONTWRITEBYTECODE": "1",
     }
 
@@ -251,7 +288,7 @@ def with_log(reason: str, log: list[str]) -> str:
 
 
 def _error(header: Mapping[str, Any]) -> RuntimeUnavailable | BuildError:
-    text = str(header["error"]) or "no message"
+    text = "; ".join(line.strip() for line in str(header["error"]).splitlines()) or "no message"
     if header["kind"] in ("ModuleNotFoundError", "ImportError"):
         return RuntimeUnavailable("the engine cannot be imported", because=text)
     if header["kind"] == "LookupError":

@@ -2,45 +2,27 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from shrinkc.runtimes import processor
-from shrinkc.runtimes.fixed_shapes import with_fixed_shapes
-from shrinkc.runtimes.isolated import BACKENDS, IsolatedEngine, IsolatedSession
-from shrinkc.runtimes.tensorrt_verdicts import verdicts
+from shrinkc.runtimes.isolated import IsolatedSession
+from shrinkc.runtimes.tensorrt_family import TensorRtFamily
 
-from shrinkc.api import Artifact, ConvertConfig, RunConfig, Signature, SupportReport
+from shrinkc.api import Artifact, RunConfig
 from shrinkc.errors import RuntimeUnavailable
 
 
-class TensorRtRtx(IsolatedEngine):
+class TensorRtRtx(TensorRtFamily):
     """Adapter for TensorRT-RTX."""
 
     name = "tensorrt-rtx"
-    formats = ("engine",)
-    backend = BACKENDS / "tensorrt_rtx_backend.py"
     distributions = ("tensorrt_rtx",)
     modules = ("tensorrt_rtx",)
     hint = "pip install tensorrt-rtx"
-
-    def supports(self, model: Path) -> SupportReport:
-        """What its parser says of every node.  TensorRT's own is of the same family, but may differ by version and device.
-
-        Raises
-        ------
-        RuntimeUnavailable, BuildError
-        """
-        self.require()
-        return verdicts(self, model)
-
-    def conversion(self, model: Path, folder: Path, signature: Signature, config: ConvertConfig) -> dict[str, Any]:
-        """Request for the backend, with every size fixed."""
-        fixed = with_fixed_shapes(model, signature, folder / "fixed.onnx")
-        return super().conversion(fixed, folder, signature, config)
+    options: ClassVar[dict[str, Any]] = {"compute_capabilities": ("SM86", "SM89")}
 
     def open(self, artifact: Artifact, config: RunConfig) -> IsolatedSession:
-        """Load an engine, for which there must be a graphics card.
+        """Load an engine, for which there must be a graphics card, and cuda-bindings.
 
         Raises
         ------
@@ -56,4 +38,4 @@ class TensorRtRtx(IsolatedEngine):
     def devices(self) -> tuple[str, ...]:
         """Building needs no device, running does."""
         missing = processor.missing_cuda_driver()
-        return (f"build only ({missing})",) if missing else ("CUDA",)
+        return (f"build only: {missing}",) if missing else ("CUDA",)

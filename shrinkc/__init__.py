@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+
+# Wheels of onnxruntime send usage data home by default and leave a device number in the home folder; they read this when they
+# are imported, so it has to stand before.  Whoever wants it otherwise sets it to 0.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 if TYPE_CHECKING:
     from shrinkc.inspection import inspect as inspect

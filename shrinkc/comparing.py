@@ -11,6 +11,9 @@ from numpy.typing import NDArray
 
 Outputs = Mapping[str, NDArray[Any]]
 
+TIE = 1e-6
+"""Two classes are equally good if their scores are closer than this share of the largest score."""
+
 
 @dataclass(frozen=True)
 class Difference:
@@ -98,5 +101,12 @@ def _agreement(expected: Sequence[NDArray[Any]], found: Sequence[NDArray[Any]]) 
     axis = 2 if first.ndim == 3 else 1
     if first.ndim < 2 or first.shape[axis] < 2 or not np.issubdtype(first.dtype, np.floating):
         return None
-    pairs = [(ref.argmax(axis) == got.argmax(axis)).ravel() for ref, got in zip(expected, found, strict=True)]
-    return float(np.concatenate(pairs).mean())
+    agreed = [_is_same_winner(ref, got, axis).ravel() for ref, got in zip(expected, found, strict=True)]
+    return float(np.concatenate(agreed).mean())
+
+
+def _is_same_winner(ref: NDArray[Any], got: NDArray[Any], axis: int) -> NDArray[np.bool_]:
+    """Whether the winner of ``got`` wins in ``ref``, too, or loses there by no more than rounding."""
+    chosen = np.take_along_axis(ref, np.expand_dims(got.argmax(axis), axis), axis)
+    best = ref.max(axis, keepdims=True)
+    return np.asarray(chosen >= best - TIE * np.abs(ref).max())

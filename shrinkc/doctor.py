@@ -8,7 +8,7 @@ from typing import Any
 
 from shrinkc import registry
 from shrinkc.api import Probe
-from shrinkc.errors import PluginError
+from shrinkc.errors import PluginError, RecipeError
 from shrinkc.report import facts
 
 
@@ -50,18 +50,18 @@ def _names() -> list[str]:
 
 def _finding(name: str) -> Finding:
     try:
-        return Finding(name, registry.load("runtimes", name)().probe())
+        return Finding(name, registry.built("runtimes", name).probe())
     except PluginError as error:
         return Finding(name, Probe(False, reason=f"{error.message}: {error.because}"))
-    except TypeError:  # a runtime by parameter, as remote:HOST/ENGINE, is nothing before one is given
-        return Finding(name, Probe(False, reason="needs a parameter", hint=f"shrinkc validate --runtimes {name}:PARAMETER"))
+    except RecipeError as error:  # a runtime by parameter, as remote:HOST/ENGINE, is nothing before one is given
+        return Finding(name, Probe(False, reason=error.message, hint=error.hint))
 
 
 def _imported(name: str) -> Finding:
     finding = _finding(name)
     if not finding.probe.is_available:
         return finding
-    runtime = registry.load("runtimes", name)()
+    runtime = registry.built("runtimes", name)
     if not hasattr(runtime, "examine"):
         return finding
     return Finding(name, runtime.examine(), is_imported=True)

@@ -149,13 +149,19 @@ def _engines(names: Sequence[str]) -> dict[str, Engine | ShrinkcError]:
         if name != AUTO:
             found[name] = _engine(name)
             continue
-        for known in registry.names("runtimes"):
-            try:
-                found[known] = _engine(known)
-            except (PluginError, RecipeError) as error:
-                if not isinstance(error, RecipeError):
-                    found[known] = error
+        found.update({known: engine for known in registry.names("runtimes") if (engine := _automatic(known)) is not None})
     return found
+
+
+def _automatic(name: str) -> Engine | ShrinkcError | None:
+    """Engine for ``auto``: None of those one has to ask for, an error where a plug-in cannot be imported."""
+    try:
+        engine = _engine(name)
+    except PluginError as error:
+        return error
+    except RecipeError:
+        return None
+    return engine if getattr(engine, "is_automatic", True) else None
 
 
 def _engine(name: str) -> Engine:
@@ -230,21 +236,22 @@ def _tried(result: EngineResult, engine: Engine, model: Path, job: _Job) -> Engi
         except RuntimeUnavailable as error:
             return replace(result, status=NOT_RUN, reason=_text(error))
         except BuildError as error:
-            return replace(result, status=FAILED, reason=_failure(result, error))
+            return replace(result, status=FAILED, reason=_failure(result, engine, error))
         except Exception as error:  # a plug-in may raise anything; the other engines go on
             return replace(result, status=FAILED, reason=f"{type(error).__name__}: {str(error)[:400]}")
 
 
 def _support(engine: Engine, model: Path) -> SupportReport | None:
     report = engine.supports(model)
-    return report if report.verdicts else None
+    return report if report.checker else None
 
 
-def _failure(result: EngineResult, error: BuildError) -> str:
-    if result.level == "converted" and result.size_bytes:
+def _failure(result: EngineResult, engine: Engine, error: BuildError) -> str:
+    is_converted = engine.formats != ("onnx",)
+    if result.level == "converted" and is_converted:
         return f"the converter reported success, but its file does not load: {_text(error)}"
-    if result.level == "loaded":
-        return f"the file loads, but does not run: {_text(error)}"
+    if result.level == "loaded" and is_converted:
+        return f"the converter reported success, and its file loads, but does not run: {_text(error)}"
     return _text(error)
 
 
@@ -268,7 +275,7 @@ def _compared(result: EngineResult, engine: Engine, session: EngineSession, mode
     try:
         found = [session.run(feed) for feed in job.feeds]
     except BuildError as error:
-        return replace(result, status=FAILED, reason=_failure(result, error))
+        return replace(result, status=FAILED, reason=_failure(result, engine, error))
     tolerance = _tolerance(engine, result.precision, job)
     own = compare(job.expected, found)
     result = replace(result, own=own, total=compare(job.before, found), tolerance=tolerance)

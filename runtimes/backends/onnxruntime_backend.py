@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
+import pathlib
+import shutil
 import statistics
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +21,61 @@ if TYPE_CHECKING:
 def probe(request: Fields) -> Fields:
     """What can be imported here."""
     return {"version": ort.__version__, "devices": ort.get_available_providers()}
+
+
+def supports(request: Fields) -> Fields:
+    """What onnxruntime's own checker says of the accelerators of phones, which are not here to be tried."""
+    from onnxruntime.tools.mobile_helpers import usability_checker
+
+    lines: list[str] = []
+    logger = logging.getLogger("usability")
+    handler = logging.Handler()
+    handler.emit = lambda record: lines.append(record.getMessage())  # type: ignore[method-assign]
+    logger.handlers, logger.level, logger.propagate = [handler], logging.INFO, False
+    usability_checker.analyze_model(pathlib.Path(request["model"]), logger=logger)
+    return {"note": "; ".join(usability(lines))}
+
+
+def usability(lines: list[str]) -> list[str]:
+    """Last verdict of every accelerator, with what it cannot do: ``CoreML NeuralNetwork: MAYBE (no ai.onnx:ReduceMean)``."""
+    found: dict[str, str] = {}
+    lacking = ""
+    for line in lines:
+        if "Unsupported ops:" in line:
+            lacking = line.split("Unsupported ops:")[1].strip()
+        if line.startswith("Model should perform well with "):
+            who, verdict = line[len("Model should perform well with ") :].rsplit(": ", 1)
+            name = who.replace(" as is", "").replace(" if modified to have fixed input shapes", "")
+            found[name] = "{}: {}{}".format(name, verdict, " (no {})".format(lacking) if lacking else "")
+            lacking = ""
+    return list(found.values())
+
+
+def convert(request: Fields) -> Fields:
+    """Write onnxruntime's own format, and the list of operators that a build for it must have."""
+    from onnxruntime.tools import convert_onnx_models_to_ort as tool
+
+    folder = pathlib.Path(request["folder"])
+    source = folder / "model.onnx"
+    if source != pathlib.Path(request["model"]):
+        shutil.copyfile(request["model"], source)
+    styles = [tool.OptimizationStyle.Fixed]
+    tool.convert_onnx_models_to_ort(source, folder, styles)
+    source.unlink()
+    config = next(folder.glob("*required_operators*.config"))
+    operators = [line for line in config.read_text().splitlines() if line and not line.startswith("#")]
+    details = {"provider": "CPUExecutionProvider", "required_operators": operators}
+    return {"files": ["model.ort", config.name], "details": details}
+
+
+def halve(request: Fields) -> Fields:
+    """Write the model in float16, inputs and outputs as they were, with casts where an operator wants float32."""
+    import onnx
+    from onnxruntime.transformers.float16 import convert_float_to_float16
+
+    model = onnx.load(request["model"])
+    onnx.save(convert_float_to_float16(model, keep_io_types=True), request["target"])
+    return {}
 
 
 def load(request: Fields) -> Model:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING
 
 import click
@@ -10,6 +11,9 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from shrinkc.doctor import Examination
+
+
+PIPE_WIDTH = 170
 
 
 @click.command()
@@ -28,7 +32,8 @@ def doctor(is_loading: bool, as_json: bool, debug: bool) -> None:
         return
     from rich.console import Console
 
-    _show(found, Console(highlight=False))
+    # A file or a pipe has no width; commands should not be cut there.
+    _show(found, Console(highlight=False, width=None if sys.stdout.isatty() else PIPE_WIDTH))
 
 
 def _show(found: Examination, console: Console) -> None:

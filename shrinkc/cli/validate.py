@@ -15,12 +15,18 @@ if TYPE_CHECKING:
 
 
 PIPE_WIDTH = 140
+ON_ARM64 = ("arm64:ncnn", "arm64:mnn")
 
 
 @click.command()
 @click.argument("original", type=click.Path(dir_okay=False))
 @click.argument("compressed", type=click.Path(dir_okay=False))
 @click.option("--runtimes", default="auto", metavar="NAMES", help="Which ones, by comma; auto is every one that is here.")
+@click.option(
+    "--emulate-arm64",
+    is_flag=True,
+    help="Also run ncnn and MNN on the arm64 instruction set, emulated: numbers only, never times.",
+)
 @click.option("--data", metavar="SOURCE", help="Samples, as for compress.  [default: made up from the model]")
 @click.option("--preprocess", metavar="PRESET_OR_TOML", help="How images become inputs, as for compress.")
 @click.option("--inputs", "n_inputs", type=click.IntRange(1), default=4, show_default=True, help="Runs compared.")
@@ -39,6 +45,7 @@ def validate(
     original: str,
     compressed: str,
     runtimes: str,
+    emulate_arm64: bool,
     data: str | None,
     preprocess: str | None,
     n_inputs: int,
@@ -58,7 +65,8 @@ def validate(
     shrinkc validate model.onnx model.shrunk.onnx --runtimes openvino,ncnn --data samples.npz
     """
     progress = progress_for(quiet, verbose)
-    names = tuple(name.strip() for name in runtimes.split(",") if name.strip())
+    asked = tuple(name.strip() for name in runtimes.split(",") if name.strip())
+    names = (*asked, *ON_ARM64) if emulate_arm64 else asked
 
     from shrinkc.validating import validate as run
 

@@ -75,6 +75,8 @@ def _verdict(result: EngineResult) -> str:
     if support is None:
         return ""
     refused = support.refused()
+    if not support.verdicts:
+        return f"{support.checker}: {support.note}"
     if not refused:
         return f"{support.checker}: all {len(support.verdicts)} nodes supported"
     first = "; ".join(f"{verdict.op_type} {verdict.node}: {verdict.reason}" for verdict in refused[:MAX_WARNINGS])
