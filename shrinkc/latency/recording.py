@@ -62,9 +62,12 @@ def _block(session: Session, feed: Mapping[str, np.ndarray], runs: int, clock: C
 
 def new_table(runtime: str, version: str, config: RunConfig, timer: Timer) -> Table:
     """A table without layers: what is true of the machine and the runtime whatever the model."""
-    overhead = timer(*_copy(16))
-    rates = Rates(_seconds_per_mac(timer), _seconds_per_byte(timer, overhead))
-    return Table(runtime, version, config.precision, config.threads, facts.machine(), block_size(timer), rates)
+    return Table(runtime, version, config.precision, config.threads, facts.machine(), block_size(timer), rates(timer))
+
+
+def rates(timer: Timer) -> Rates:
+    """What a multiply-accumulate of a matrix product and a byte of a sum of two tensors take."""
+    return Rates(_seconds_per_mac(timer), _seconds_per_byte(timer, timer(*_copy(16))))
 
 
 def block_size(timer: Timer) -> int:
