@@ -11,9 +11,9 @@ from typing import Any
 
 import onnx_ir as ir
 
+from shrinkc import emitting, planning, recipe_files, registry, target, timing, verify
 from shrinkc import ir as shrinkc_ir
 from shrinkc import plan as plans
-from shrinkc import planning, recipe_files, registry, target, timing, verify
 from shrinkc.analysis.groups import Analysis, BoolArray
 from shrinkc.api import Evidence, FloatArray, Repaired, RunConfig, RuntimeAdapter
 from shrinkc.calibrating import Samples, evidence_from, needs_data, shared_out
@@ -38,6 +38,7 @@ from shrinkc.report import markdown as report_markdown
 from shrinkc.report.model import Calibration, Report, group_rows
 from shrinkc.searching import largest_cut
 from shrinkc.surgery import remove_channels
+from shrinkc.target import Target
 from shrinkc.timing import Timed
 from shrinkc.verify import Proof
 
@@ -191,6 +192,7 @@ def compress(
     recipe = recipe_files.resolve(**settings)
     source = Path(model)
     artifacts = Artifacts(Path(output) if output is not None else Path(f"{source.stem}.shrunk.onnx"), _path(save_plan))
+    _check_folder(artifacts, target.load(recipe.target))
     _check_paths(artifacts, read=[source, *map(_path, (data, eval_data, preprocess, gradients, plan))])
     with loaded(source, progress) as opened_model:
         stored = [Path(os.fspath(tensor.path)) for tensor in shrinkc_ir.external_tensors(opened_model)]
@@ -236,6 +238,12 @@ def _settings_of(saved: Plan) -> dict[str, Any]:
 
 def _path(path: str | os.PathLike[str] | None) -> Path | None:
     return None if path is None else Path(path)
+
+
+def _check_folder(artifacts: Artifacts, chosen: Target) -> None:
+    folder = emitting.folder_of(artifacts.output, chosen)
+    if emitting.is_wanted(chosen) and folder.exists() and not folder.is_dir():
+        raise RecipeError("a result cannot be written there", where=str(folder), because="a file is in the way")
 
 
 def _check_paths(artifacts: Artifacts, read: Sequence[Path | None]) -> None:
@@ -350,7 +358,21 @@ def _carry_out(run: Run, chosen: Planned, measure_latency: bool) -> Report:
     )
     judged = run.samples.evaluation
     report = measured(report, opened, artifacts.output, run.runtime, judged, run.threads, measure_latency, run.progress)
-    return _judged(run, report)
+    return _judged(run, _emitted(run, report))
+
+
+def _emitted(run: Run, report: Report) -> Report:
+    """The report, once what a target needs beside the model is written."""
+    chosen = target.load(run.recipe.target)
+    if not emitting.is_wanted(chosen):
+        return report
+    with run.progress.stage(f"writing what {chosen.name} needs"):
+        judged = run.samples.evaluation
+        made = emitting.emit(run.artifacts.output, run.opened, chosen, run.runtime, judged)
+    folder = emitting.folder_of(run.artifacts.output, chosen)
+    notes = [f"{one.file} for {chosen.name}: {one.checked}; {one.verdict}." for one in made.variants]
+    notes += [f"Not made for {chosen.name}: {failure}." for failure in made.failures]
+    return replace(report, notes=(*report.notes, *notes), files={"target": str(folder)})
 
 
 def _judged(run: Run, report: Report) -> Report:
@@ -468,7 +490,7 @@ def _written(report: Report, artifacts: Artifacts) -> Report:
     }
     if artifacts.plan is not None:
         files["plan"] = str(artifacts.plan)
-    report = replace(report, files=files)
+    report = replace(report, files={**files, **report.files})
     write_text(artifacts.beside(".report.json"), report_json.dumps(report))
     write_text(artifacts.beside(".report.md"), report_markdown.render(report))
     return report

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from shrinkc.cli.options import InputShape, progress_for, shapes_of
+
 if TYPE_CHECKING:
     from shrinkc.target import Figure, Target
 
@@ -56,6 +58,51 @@ def show(name: str, as_json: bool) -> None:
         click.echo(f"note: {note}")
     if found.origin:
         click.echo(f"file: {found.origin}")
+
+
+@targets.command()
+@click.argument("file", type=click.Path(dir_okay=False))
+def add(file: str) -> None:
+    """Check the TOML file FILE and keep it as a target of its name."""
+    from shrinkc import devices
+
+    click.echo(f"{devices.add(file)}")
+
+
+@targets.command()
+@click.argument("name")
+@click.argument("models", nargs=-1, required=True, type=click.Path(dir_okay=False))
+@click.option("-o", "--output", required=True, type=click.Path(dir_okay=False), help="The table; it grows if it is there.")
+@click.option("--runtime", help="That runs the layers, also one elsewhere (remote:..., arm64:...).  [default: the target's]")
+@click.option("--threads", type=click.IntRange(1), default=1, show_default=True)
+@click.option("--input-shapes", multiple=True, type=InputShape(), help="Size of free dimensions, x:1x3x224x224.")
+@click.option("-q", "--quiet", is_flag=True, help="No progress.")
+@click.option("-v", "--verbose", is_flag=True, help="Say how long it took.")
+@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+def calibrate(
+    name: str,
+    models: tuple[str, ...],
+    output: str,
+    runtime: str | None,
+    threads: int,
+    input_shapes: tuple[tuple[str, tuple[int, ...]], ...],
+    quiet: bool,
+    verbose: bool,
+    debug: bool,
+) -> None:
+    r"""Time the layers of MODELS on the target NAME, at a grid of widths, for `compress --latency-table`.
+
+    \b
+    shrinkc targets calibrate cpu model.onnx -o cpu.json
+    shrinkc compress model.onnx --latency 5ms --latency-table cpu.json
+    """
+    from shrinkc import devices
+
+    progress = progress_for(quiet, verbose)
+    shapes = shapes_of(input_shapes)
+    table = devices.calibrate(name, models, output, runtime=runtime, threads=threads, input_shapes=shapes, progress=progress)
+    points = sum(map(len, table.layers.values()))
+    click.echo(f"{output}: {len(table.layers)} layers, {points} points, blocks of {table.block} channels")
 
 
 def _show_figures(figures: Any) -> None:
