@@ -69,7 +69,7 @@ $(VENV)/core.stamp: $(VENV)/python.stamp pyproject.toml
 # Torch is pinned to the CPU wheel by the constraints file; a free range would bring gigabytes of CUDA.
 $(VENV)/test.stamp: $(VENV)/core.stamp pyproject.toml constraints-test.txt
 	$(PIP) install --quiet --constraint constraints-test.txt --editable '.[test,lint]'
-	$(PIP) install --quiet --no-deps --constraint constraints-test.txt ddddocr rapidocr-onnxruntime silero-vad
+	$(PIP) install --quiet --no-deps --constraint constraints-test.txt ddddocr rapidocr-onnxruntime silero-vad pnnx
 	touch $@
 
 clean:

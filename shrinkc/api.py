@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -15,6 +14,23 @@ from shrinkc.analysis.constants import UNTOUCHED
 from shrinkc.analysis.flow import Role
 from shrinkc.analysis.forming import Group, Member
 from shrinkc.analysis.groups import Analysis
+from shrinkc.engines import (
+    Artifact,
+    ArtifactFile,
+    ConvertConfig,
+    Effective,
+    Engine,
+    EngineSession,
+    LayerTime,
+    Measurement,
+    NodeVerdict,
+    Probe,
+    RunConfig,
+    RuntimeAdapter,
+    Session,
+    SupportReport,
+)
+from shrinkc.signature import Port, Signature
 
 API_VERSION = 1
 
@@ -457,82 +473,33 @@ class Prescription(Allocator, Protocol):
     is_prescription: bool
 
 
-@dataclass(frozen=True)
-class Probe:
-    """Whether a runtime can be used here."""
-
-    is_available: bool
-    version: str = ""
-    reason: str = ""
-
-
-@dataclass(frozen=True)
-class Effective:
-    """What a session really runs on, as opposed to what was asked for."""
-
-    runtime: str
-    version: str
-    provider: str
-    precision: str
-    threads: int
-    is_spinning: bool
-
-
-@dataclass(frozen=True)
-class RunConfig:
-    """How to run a model."""
-
-    threads: int = 1
-    is_spinning: bool = False
-
-
-class Session(Protocol):
-    """A loaded model."""
-
-    def effective(self) -> Effective:
-        """What it really runs on."""
-
-    def run(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-        """Outputs by their ONNX names."""
-
-
-@runtime_checkable
-class RuntimeAdapter(Protocol):
-    """One engine."""
-
-    name: str
-
-    def probe(self) -> Probe:
-        """Whether the engine is here; never raises, never downloads."""
-
-    def load(self, model: Path | bytes, config: RunConfig) -> Session:
-        """Load an ONNX model.
-
-        Raises
-        ------
-        BuildError
-            The engine refuses the model.
-        """
-
-
 __all__ = [
     "API_VERSION",
     "UNTOUCHED",
     "Activity",
     "Allocator",
+    "Artifact",
+    "ArtifactFile",
     "Checking",
     "Compensation",
     "Consumer",
+    "ConvertConfig",
     "Criterion",
     "CrossMoments",
     "Effective",
+    "Engine",
+    "EngineSession",
     "Evidence",
     "Fit",
     "FloatArray",
     "Group",
     "Layer",
+    "LayerTime",
+    "Measurement",
     "Member",
     "Moments",
+    "NodeVerdict",
+    "Port",
     "Probe",
     "ReadingGradients",
     "Problem",
@@ -546,6 +513,8 @@ __all__ = [
     "Sensitivity",
     "Session",
     "Share",
+    "Signature",
+    "SupportReport",
     "Weights",
     "Windows",
 ]

@@ -80,7 +80,7 @@ def _levels(report: Report, runtime: RuntimeAdapter, after: Session) -> tuple[Ru
     level = "timed" if report.latency is not None else "validated" if report.proof is not None else "loaded"
     effective = after.effective()
     here = RuntimeLevel(runtime.name, level, f"onnxruntime {effective.version}, {effective.provider}, this machine")
-    if wanted.runtime == runtime.name:
+    if wanted.runtime == runtime.name and wanted.is_here:
         return (here,)
     missing = f"no {wanted.runtime} engine was built or timed; build it on the device in {wanted.precision}"
     return here, RuntimeLevel(wanted.runtime, "not run", missing)

@@ -19,7 +19,7 @@ NO_COMPENSATION = "none"
 DEFAULT_MACS = "70%"
 """Budget when none is given: a cut that leaves many models usable without recovery."""
 
-AMOUNTS = ("prune_ratio", "macs", "params", "size", "max_drop")
+AMOUNTS = ("prune_ratio", "macs", "params", "size", "latency", "speedup", "max_drop")
 """Settings that say how much goes."""
 
 
@@ -34,6 +34,10 @@ class Recipe:
         Fraction of the channels of every group to remove; excludes budgets.
     macs, params, size : str or None
         Budgets, see :func:`shrinkc.budget.parse`.
+    latency : str or None
+        Budget of time on the target, see :func:`shrinkc.budget.parse`.
+    speedup : float or None
+        The same as a factor: 2 asks for half the time.
     max_drop : float or None
         Largest drop, in points, that is allowed; excludes ratio and budgets.
     criterion, allocator : str
@@ -65,6 +69,8 @@ class Recipe:
     macs: str | None = None
     params: str | None = None
     size: str | None = None
+    latency: str | None = None
+    speedup: float | None = None
     max_drop: float | None = None
     criterion: str = "l2"
     allocator: str = "uniform"
@@ -88,8 +94,13 @@ class Recipe:
 
     def budgets(self) -> list[Budget]:
         """Every budget of the recipe."""
-        given = [("macs", self.macs), ("parameters", self.params), ("size_bytes", self.size)]
-        return [budget.parse(quantity, text) for quantity, text in given if text is not None]
+        given = [("macs", self.macs), ("parameters", self.params), ("size_bytes", self.size), ("latency_s", self.latency)]
+        found = [budget.parse(quantity, text) for quantity, text in given if text is not None]
+        return found if self.speedup is None else [*found, Budget("latency_s", 1 / self.speedup, is_relative=True)]
+
+    def latency_budget(self) -> Budget | None:
+        """The budget of time, if there is one."""
+        return next((found for found in self.budgets() if found.quantity == "latency_s"), None)
 
     def to_json(self) -> dict[str, Any]:
         """Plain data."""
@@ -149,6 +160,10 @@ def _flags(names: list[str]) -> str:
 
 
 def _check(recipe: Recipe) -> None:
+    if recipe.speedup is not None and not recipe.speedup > 1:
+        raise RecipeError("a speed-up is a factor above 1", where=f"--speedup {recipe.speedup:g}")
+    if recipe.speedup is not None and recipe.latency is not None:
+        raise RecipeError("both say how much time may remain", where="--latency, --speedup", hint="give one of them")
     if recipe.prune_ratio is not None and not 0 < recipe.prune_ratio < 1:
         raise RecipeError("the ratio must lie between 0 and 1", where=f"--prune-ratio {recipe.prune_ratio}")
     if recipe.prune_ratio is not None and recipe.budgets():

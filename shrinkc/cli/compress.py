@@ -15,6 +15,8 @@ PLANNING = (
     "macs",
     "params",
     "size",
+    "latency",
+    "speedup",
     "criterion",
     "allocator",
     "max_drop",
@@ -70,6 +72,14 @@ PLANNING_WITH_A_PLAN = tuple(name for name in PLANNING if name != "target")
 @click.option("--macs", metavar="BUDGET", help="Multiply-accumulates that may remain: 50% or 1.5G.  [default: 70%]")
 @click.option("--params", metavar="BUDGET", help="Parameters that may remain: 50% or 1.5M.")
 @click.option("--size", metavar="BUDGET", help="Bytes of the file that may remain: 50% or 800KB.")
+@click.option("--latency", metavar="BUDGET", help="Time a run may take on the target: 50% or 5ms.")
+@click.option("--speedup", type=float, metavar="FACTOR", help="The same as a factor: 2 asks for half the time.")
+@click.option(
+    "--latency-table",
+    type=click.Path(dir_okay=False),
+    help="Times of layers recorded on the target.  [default: measured here, else estimated from its profile]",
+)
+@click.option("--latency-cache", type=click.Path(file_okay=False), help="Folder that keeps times measured here.")
 @click.option(
     "--prune-ratio",
     type=float,
@@ -182,6 +192,7 @@ def _refuse_idle_flags(
     idle = [name for name in RECOVERY[1:] if name in settings and "recover" not in settings]
     if idle and "recipe" not in settings:
         raise click.UsageError(f"{_flags(idle)} has no effect without --recover")
+    _refuse_idle_latency_flags(settings, no_latency)
     if threads is not None and no_latency:
         raise click.UsageError("--threads has no effect with --no-latency")
     if settings.get("dry_run"):
@@ -202,6 +213,16 @@ def _refuse_idle_flags(
             raise click.UsageError(f"{_flags(idle)} would have no effect with --dry-run")
     if no_verify and "seed" in settings and not any(name in settings for name in USERS_OF_CHANCE):
         raise click.UsageError("--seed has no effect with --no-verify")
+
+
+def _refuse_idle_latency_flags(settings: dict[str, Any], no_latency: bool) -> None:
+    has_budget = any(name in settings for name in ("latency", "speedup"))
+    if no_latency and has_budget:
+        raise click.UsageError("a budget of time is checked by measuring; --no-latency contradicts it")
+    if "latency_cache" in settings and ("latency_table" in settings or not (has_budget or "recipe" in settings)):
+        raise click.UsageError("--latency-cache has no effect without --latency or --speedup, or with --latency-table")
+    if "latency_table" in settings and "plan" in settings:
+        raise click.UsageError("--plan settles what is removed; --latency-table would have no effect")
 
 
 def _flags(names: list[str]) -> str:

@@ -16,7 +16,12 @@ class Reporting(Protocol):
 
 def dumps(report: Reporting) -> str:
     """Report as strict JSON; numbers that are not finite become null."""
-    return json.dumps(clean(report.to_json()), indent=1, allow_nan=False) + "\n"
+    return strict(report.to_json())
+
+
+def strict(data: Any) -> str:
+    """Plain data as strict JSON; numbers that are not finite become null."""
+    return json.dumps(clean(data), indent=1, allow_nan=False) + "\n"
 
 
 def clean(data: Any) -> Any:

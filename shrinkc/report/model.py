@@ -129,6 +129,8 @@ class Report:
         MACs and parameters are counted; bytes are those of the files once written.
     is_written : bool
         False for a dry run: ``after`` is then predicted, the size in bytes estimated.
+    latency_basis : str
+        What the predicted latencies in ``before`` and ``after`` rest on: measured here, recorded on a device, or estimated.
     """
 
     model: str
@@ -153,6 +155,7 @@ class Report:
     machine: Mapping[str, Any]
     calibration: Calibration | None = None
     recovery: Recovery | None = None
+    latency_basis: str = ""
     notes: tuple[str, ...] = ()
     files: Mapping[str, str] = field(default_factory=dict)
 

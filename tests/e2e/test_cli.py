@@ -125,7 +125,7 @@ def test_jetson_says_plainly_that_no_engine_was_built(saved: Save, tmp_path: Pat
         (["compress", "model.onnx", "--macs", "lots"], 2, ["not a budget", "try:"]),
         (["compress", "model.onnx", "--macs", "50%", "--prune-ratio", "0.5"], 2, ["contradict"]),
         (["compress", "model.onnx", "--prune-ratio", "1.5"], 2, ["between 0 and 1"]),
-        (["compress", "model.onnx", "--target", "toaster"], 2, ["no target", "cpu, jetson"]),
+        (["compress", "model.onnx", "--target", "toaster"], 2, ["no target", "cpu, cuda"]),
         (["compress", "model.onnx", "--criterion", "guess"], 2, ["no criterion of that name", "l1, l2"]),
         (["compress", "model.onnx", "--recipe", "slimming-7"], 2, ["no such recipe", "slimming-70"]),
         (
