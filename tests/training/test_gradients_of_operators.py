@@ -54,7 +54,7 @@ def cases() -> dict[str, list[Any]]:
     for case in everything:
         nodes = case.model.graph.node
         arrays = case.data_sets[0][0] if case.data_sets else [None]
-        if len(nodes) == 1 and all(isinstance(array, np.ndarray) for array in arrays) and float_inputs(case):
+        if len(nodes) == 1 and all(isinstance(array, np.ndarray | np.generic) for array in arrays) and float_inputs(case):
             found[nodes[0].op_type].append(case)
     return {name: sorted(some, key=size_of) for name, some in found.items()}
 
