@@ -128,3 +128,17 @@ def test_without_torch_the_error_says_how_to_get_it() -> None:
     )
     result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert "pip install 'shrinkc[torch]'" in result.stdout
+
+
+def test_a_module_is_compressed_and_trains_on() -> None:
+    layers = [torch.nn.Conv2d(3, 16, 3), torch.nn.ReLU(), torch.nn.Conv2d(16, 16, 3), torch.nn.ReLU()]
+    network = torch.nn.Sequential(*layers, torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(16, 4))
+    image = torch.randn(1, 3, 12, 12)
+    found = shrinkc.torch.compress(network, [image], prune_ratio=0.5, round_to=1, measure_latency=False)
+    assert network.training
+    assert found.report.after.parameters < 0.5 * found.report.before.parameters
+    assert sum(tensor.numel() for tensor in found.module.parameters()) == found.report.after.parameters
+    y = found.module(torch.cat([image] * 3))
+    assert y.shape == (3, 4)
+    y.sum().backward()
+    assert all(tensor.grad is not None for tensor in found.module.parameters())
