@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 DEMO := demo-results
 
-.PHONY: demo test lint types unit test-exports coverage bench bench-accuracy bench-direction clean
+.PHONY: demo test lint types unit test-exports coverage bench bench-accuracy bench-direction bench-latency clean
 
 demo: $(VENV)/core.stamp
 	$(BIN)/shrinkc compress examples/fashion_resnet.onnx \
@@ -43,6 +43,10 @@ PEERS := benchmarks/peers/environments
 bench-accuracy: $(VENV)/test.stamp $(PEERS)/peers.stamp
 	$(BIN)/python benchmarks/accuracy.py --resume
 	$(PEERS)/plot/bin/python benchmarks/plot_accuracy.py
+
+# On a quiet machine; above a load of one it marks its results contended.
+bench-latency: $(VENV)/test.stamp
+	$(BIN)/python benchmarks/latency.py
 
 bench-direction: $(VENV)/test.stamp
 	$(PIP) install --quiet pillow
