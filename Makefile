@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 DEMO := demo-results
 
-.PHONY: demo test lint types unit test-exports coverage bench bench-accuracy bench-direction bench-latency clean
+.PHONY: demo test lint types unit test-exports test-engines test-gpu arm64 coverage bench bench-accuracy bench-direction bench-latency clean
 
 demo: $(VENV)/core.stamp
 	$(BIN)/shrinkc compress examples/fashion_resnet.onnx \
@@ -24,6 +24,43 @@ types: $(VENV)/test.stamp
 
 unit: $(VENV)/test.stamp
 	$(BIN)/pytest
+
+# A small arm64 system (210 MB, Debian and Ubuntu only); with it, `make test` runs ncnn and MNN on that instruction set, too.
+export SHRINKC_ARM64_ROOT ?= $(CURDIR)/.environments/arm64
+
+arm64: $(VENV)/test.stamp
+	tools/arm64_root.sh $(SHRINKC_ARM64_ROOT) $(PIP)
+
+# Engines that need environments of their own: LiteRT (0.7 GB, Python 3.12), ExecuTorch (1.8 GB), and onnxruntime-gpu (0.5 GB),
+# which must say that there is no card rather than run on the processor.
+PYTHON312 ?= python3.12
+ENVIRONMENTS := $(CURDIR)/.environments
+ENGINES := SHRINKC_LITERT=$(ENVIRONMENTS)/litert/bin/python SHRINKC_EXECUTORCH=$(ENVIRONMENTS)/executorch/bin/python \
+    SHRINKC_ONNXRUNTIME_GPU=$(ENVIRONMENTS)/onnxruntime-gpu/bin/python
+
+test-engines: $(VENV)/test.stamp $(ENVIRONMENTS)/litert.stamp $(ENVIRONMENTS)/executorch.stamp $(ENVIRONMENTS)/onnxruntime-gpu.stamp
+	$(PIP) install --quiet --constraint constraints-test.txt --editable '.[litert]'
+	$(ENGINES) $(BIN)/pytest -m engines
+
+# For a machine with an NVIDIA card.  TensorRT, if it is to be tested, has to be in the environment already.
+test-gpu: $(VENV)/test.stamp $(ENVIRONMENTS)/onnxruntime-gpu.stamp
+	$(PIP) install --quiet cuda-bindings
+	$(ENGINES) $(BIN)/pytest -m gpu -rs
+
+$(ENVIRONMENTS)/litert.stamp:
+	$(PYTHON312) -m venv $(ENVIRONMENTS)/litert
+	$(ENVIRONMENTS)/litert/bin/python -m pip install --quiet onnx2tf==2.6.9
+	touch $@
+
+$(ENVIRONMENTS)/executorch.stamp: constraints-test.txt
+	$(PYTHON) -m venv $(ENVIRONMENTS)/executorch
+	$(ENVIRONMENTS)/executorch/bin/python -m pip install --quiet --constraint constraints-test.txt executorch==1.5.1 '.[torch]'
+	touch $@
+
+$(ENVIRONMENTS)/onnxruntime-gpu.stamp:
+	$(PYTHON) -m venv $(ENVIRONMENTS)/onnxruntime-gpu
+	$(ENVIRONMENTS)/onnxruntime-gpu/bin/python -m pip install --quiet onnxruntime-gpu==1.31.1
+	touch $@
 
 # The networks of every family by both exporters; `make test` runs one of every kind.
 test-exports: $(VENV)/test.stamp
