@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 from numpy.typing import NDArray
 from shrinkc.runtimes import processor
 from shrinkc.runtimes.isolation import HERE, Child, Place, is_importable
+from shrinkc.runtimes.naming import node_names, with_sources
 
 from shrinkc.api import (
     Artifact,
@@ -134,7 +135,8 @@ class IsolatedEngine:
             answer, _ = child.request("call", request, timeout_s=config.timeout_s)
             for name in answer["files"]:
                 child.place.fetch(child, name, folder)
-        return _artifact(self, folder, signature, config, answer, time.perf_counter() - started)
+        artifact = _artifact(self, folder, signature, config, answer)
+        return replace(artifact, seconds=time.perf_counter() - started, nodes=node_names(model))
 
     def converting_child(self) -> Child:
         """Process the converter runs in."""
@@ -180,7 +182,6 @@ def _artifact(
     signature: Signature,
     config: ConvertConfig,
     answer: Mapping[str, Any],
-    seconds: float,
 ) -> Artifact:
     absent = [name for name in answer["files"] if not (folder / name).is_file()]
     if absent or not answer["files"]:
@@ -200,7 +201,6 @@ def _artifact(
         answer.get("details", {}),
         tuple(answer.get("warnings", ())),
         tuple(answer.get("command", ())),
-        seconds,
     )
 
 
@@ -219,7 +219,7 @@ class IsolatedSession:
     """
 
     def __init__(self, engine: IsolatedEngine, artifact: Artifact, config: RunConfig) -> None:
-        self._config, self._name = config, engine.name
+        self._config, self._name, self._nodes = config, engine.name, artifact.nodes
         self._child = Child(engine.backend, engine.place, config.threads)
         try:
             answer, _ = self._child.request("load", self._loading(artifact, config), timeout_s=engine.load_timeout_s)
@@ -283,7 +283,8 @@ class IsolatedSession:
         found, _ = self._child.request("profile", {"runs": runs}, inputs, timeout_s=RUN_TIMEOUT_S)
         if found["layers"] is None:
             return None
-        return tuple(LayerTime(**{**layer, "sources": tuple(layer.get("sources", ()))}) for layer in found["layers"])
+        layers = [LayerTime(**{**layer, "sources": tuple(layer.get("sources", ()))}) for layer in found["layers"]]
+        return with_sources(layers, self._nodes)
 
     def log(self) -> list[str]:
         """What the engine printed, by lines."""

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from pathlib import Path
 
 from shrinkc.runtimes.isolated import IsolatedEngine
+from shrinkc.runtimes.naming import node_names
 
 from shrinkc.api import Artifact, ArtifactFile, ConvertConfig
 from shrinkc.files import sha256
@@ -34,17 +36,10 @@ class OnnxEngine(IsolatedEngine):
         started = time.perf_counter()
         signature = read_signature(model, config.shapes)
         files = tuple(ArtifactFile(file.name, sha256(file), file.stat().st_size) for file in _files(model))
-        seconds = time.perf_counter() - started
-        return Artifact(
-            self.name,
-            self.version(),
-            "float32",
-            model.parent.resolve(),
-            files,
-            signature,
-            self.details(config),
-            seconds=seconds,
+        artifact = Artifact(
+            self.name, self.version(), "float32", model.parent.resolve(), files, signature, self.details(config)
         )
+        return replace(artifact, seconds=time.perf_counter() - started, nodes=node_names(model))
 
 
 def _files(model: Path) -> list[Path]:

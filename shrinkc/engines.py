@@ -149,6 +149,8 @@ class Artifact:
         How it was called, where it is a program.
     seconds : float
         It took.
+    nodes : mapping of str to str
+        Node of the ONNX model by its name and by the names of its outputs, to tell where layers come from.
     """
 
     runtime: str
@@ -161,6 +163,7 @@ class Artifact:
     warnings: tuple[str, ...] = ()
     command: tuple[str, ...] = ()
     seconds: float = 0.0
+    nodes: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def size_bytes(self) -> int:

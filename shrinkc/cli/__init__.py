@@ -15,6 +15,7 @@ from shrinkc.cli.compress import compress
 from shrinkc.cli.doctor import doctor
 from shrinkc.cli.inspect import inspect
 from shrinkc.cli.profile import profile
+from shrinkc.cli.quantize import quantize
 from shrinkc.cli.recipes import recipes
 from shrinkc.cli.targets import targets
 from shrinkc.cli.train import train
@@ -34,6 +35,7 @@ cli.add_command(compress)
 cli.add_command(doctor)
 cli.add_command(inspect)
 cli.add_command(profile)
+cli.add_command(quantize)
 cli.add_command(recipes)
 cli.add_command(targets)
 cli.add_command(train)

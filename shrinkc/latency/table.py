@@ -77,10 +77,14 @@ class Table:
         """
         if not all(widths):
             return 0.0
-        points = self.layers[spec]
+        points, block = self.layers[spec], block_of(spec, self.block)
+        if spec.is_depthwise and widths[0] % block and any(point[0] % block for point in points):
+            points = {point: seconds for point, seconds in points.items() if point[0] % block}
+        else:
+            points = {point: seconds for point, seconds in points.items() if not (spec.is_depthwise and point[0] % block)}
+            widths = tuple(rounded_up(width, block) for width in widths)
         axes = [sorted({point[axis] for point in points}) for axis in range(spec.n_widths)]
-        block = block_of(spec, self.block)
-        return _interpolated(points, axes, [rounded_up(width, block) for width in widths])
+        return _interpolated(points, axes, widths)
 
     def to_json(self) -> dict[str, Any]:
         """Plain data, schema first."""
@@ -108,9 +112,15 @@ def rounded_up(width: int, block: int) -> int:
 
 
 def grid(spec: LayerSpec, widths: Widths, block: int) -> list[Widths]:
-    """Widths at which a layer is measured: shares of the original's, in whole blocks, and one block."""
+    """Widths at which a layer is measured: shares of the original's, in whole blocks, and one block.
+
+    A depthwise convolution is measured between blocks as well: where widths do not fit, runtimes take another kernel, and a
+    channel more can be faster.
+    """
     step = math.lcm(block_of(spec, block), max(1, spec.groups))
     axes = [_axis(width, step if 2 * step <= width else max(spec.groups, block_of(spec, block))) for width in widths]
+    if spec.is_depthwise and step > 1:
+        axes = [sorted({*axes[0], *(width - step // 2 for width in axes[0] if width > step // 2)})]
     return list(itertools.product(*axes))
 
 

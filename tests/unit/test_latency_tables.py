@@ -71,6 +71,14 @@ def test_a_table_tells_widths_it_was_not_measured_at(widths: tuple[int, int]) ->
     assert made.missing(SPEC, (128, 64))
 
 
+def test_depthwise_convolutions_between_blocks_are_another_kernel() -> None:
+    made, spec = Table("ideal", "1", "float32", 1, {}, BLOCK, Rates(0, 0)), LayerSpec("Conv", (1, 0, 8, 8), (3, 3), 0)
+    made.layers[spec] = {point: point[0] * (1.0 if point[0] % BLOCK == 0 else 3.0) for point in table.grid(spec, (96,), BLOCK)}
+    assert made.seconds(spec, (40,)) == pytest.approx(120)
+    assert made.seconds(spec, (48,)) == pytest.approx(48)
+    assert made.seconds(spec, (64,)) == pytest.approx(64)
+
+
 def test_a_table_is_read_as_it_was_written(tmp_path: Path) -> None:
     made = Table("ideal", "1", "float32", 1, {"processor": "p"}, BLOCK, Rates(1e-9, 2e-9), {SPEC: {(16, 16): 0.5}}, 3.0)
     table.save(made, tmp_path / "t.json")
