@@ -142,3 +142,16 @@ def test_a_module_is_compressed_and_trains_on() -> None:
     assert y.shape == (3, 4)
     y.sum().backward()
     assert all(tensor.grad is not None for tensor in found.module.parameters())
+
+
+def test_a_value_inside_a_piece_that_others_need_is_still_made(saved: Callable[..., Path], a: torch.Tensor) -> None:
+    net = Net()
+    x = net.op("MatMul", net.input("a", ["n", 4]), net.weight(4, 4, name="w"))
+    net.output(str(x))
+    net.output(str(net.op("Add", x, net.vector(4, "bias"))))
+    gate = net.op("Sigmoid", x)
+    net.output(str(net.op("Mul", x, gate)))
+    net.output(str(net.op("Neg", gate)))
+    module = shrinkc.torch.load(saved(net))
+    y = a @ module.tensor("w")
+    torch.testing.assert_close(module(a), (y, y + module.tensor("bias"), y * y.sigmoid(), -y.sigmoid()))
