@@ -5,7 +5,8 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 DEMO := demo-results
 
-.PHONY: demo test lint types unit test-exports test-engines test-gpu arm64 coverage bench bench-accuracy bench-direction clean
+.PHONY: demo test lint types unit test-exports test-engines test-gpu arm64 coverage bench bench-evidence bench-accuracy \
+    bench-direction clean
 
 demo: $(VENV)/core.stamp
 	$(BIN)/shrinkc compress examples/fashion_resnet.onnx \
@@ -22,8 +23,9 @@ lint: $(VENV)/test.stamp
 types: $(VENV)/test.stamp
 	$(BIN)/mypy
 
+# Two processes of one thread each; a file stays in one of them, so that what its tests share is made once.
 unit: $(VENV)/test.stamp
-	$(BIN)/pytest
+	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile
 
 # A small arm64 system (210 MB, Debian and Ubuntu only); with it, `make test` runs ncnn and MNN on that instruction set, too.
 export SHRINKC_ARM64_ROOT ?= $(CURDIR)/.environments/arm64
@@ -73,6 +75,10 @@ coverage: $(VENV)/test.stamp
 bench: $(VENV)/test.stamp
 	$(BIN)/python benchmarks/compile_time.py
 	$(BIN)/python benchmarks/scale.py
+
+# What gathering evidence and runs on data cost (a quarter of an hour).
+bench-evidence: $(VENV)/test.stamp
+	$(BIN)/python benchmarks/evidence.py
 
 # Accuracy without training, of shrinkc and its peers (hours; take up again what was interrupted), and its plot.
 PEERS := benchmarks/peers/environments

@@ -19,7 +19,7 @@ NO_COMPENSATION = "none"
 DEFAULT_MACS = "70%"
 """Budget when none is given: a cut that leaves many models usable without recovery."""
 
-AMOUNTS = ("prune_ratio", "macs", "params", "size", "max_drop")
+AMOUNTS = ("prune_ratio", "macs", "params", "size", "latency", "speedup", "max_drop")
 """Settings that say how much goes."""
 
 
@@ -34,6 +34,10 @@ class Recipe:
         Fraction of the channels of every group to remove; excludes budgets.
     macs, params, size : str or None
         Budgets, see :func:`shrinkc.budget.parse`.
+    latency : str or None
+        Budget of time on the target, see :func:`shrinkc.budget.parse`.
+    speedup : float or None
+        The same as a factor: 2 asks for half the time.
     max_drop : float or None
         Largest drop, in points, that is allowed; excludes ratio and budgets.
     criterion, allocator : str
@@ -41,6 +45,10 @@ class Recipe:
         ratio, and widths are rounded to nothing.
     compensation : str
         How what stays makes up for what goes: a plug-in name, or ``none``.
+    recover : str or None
+        How long the cut model may learn from the original, see :func:`shrinkc.training.budget.parse`; None for not at all.
+    recover_with : str or None
+        Training recipe of that, by name or file; by default ``recovery``.
     round_to, min_width : int
     prune : str or None
         Kinds of channels that may go, comma-separated; None is conv, mlp and heads.
@@ -61,10 +69,14 @@ class Recipe:
     macs: str | None = None
     params: str | None = None
     size: str | None = None
+    latency: str | None = None
+    speedup: float | None = None
     max_drop: float | None = None
     criterion: str = "l2"
     allocator: str = "uniform"
     compensation: str = NO_COMPENSATION
+    recover: str | None = None
+    recover_with: str | None = None
     round_to: int = 1
     min_width: int = 1
     prune: str | None = None
@@ -82,8 +94,13 @@ class Recipe:
 
     def budgets(self) -> list[Budget]:
         """Every budget of the recipe."""
-        given = [("macs", self.macs), ("parameters", self.params), ("size_bytes", self.size)]
-        return [budget.parse(quantity, text) for quantity, text in given if text is not None]
+        given = [("macs", self.macs), ("parameters", self.params), ("size_bytes", self.size), ("latency_s", self.latency)]
+        found = [budget.parse(quantity, text) for quantity, text in given if text is not None]
+        return found if self.speedup is None else [*found, Budget("latency_s", 1 / self.speedup, is_relative=True)]
+
+    def latency_budget(self) -> Budget | None:
+        """The budget of time, if there is one."""
+        return next((found for found in self.budgets() if found.quantity == "latency_s"), None)
 
     def to_json(self) -> dict[str, Any]:
         """Plain data."""
@@ -143,6 +160,10 @@ def _flags(names: list[str]) -> str:
 
 
 def _check(recipe: Recipe) -> None:
+    if recipe.speedup is not None and not recipe.speedup > 1:
+        raise RecipeError("a speed-up is a factor above 1", where=f"--speedup {recipe.speedup:g}")
+    if recipe.speedup is not None and recipe.latency is not None:
+        raise RecipeError("both say how much time may remain", where="--latency, --speedup", hint="give one of them")
     if recipe.prune_ratio is not None and not 0 < recipe.prune_ratio < 1:
         raise RecipeError("the ratio must lie between 0 and 1", where=f"--prune-ratio {recipe.prune_ratio}")
     if recipe.prune_ratio is not None and recipe.budgets():
@@ -153,6 +174,8 @@ def _check(recipe: Recipe) -> None:
         )
     if recipe.max_drop is not None and not 0 <= recipe.max_drop < 100:
         raise RecipeError("the largest drop is in points from 0 to 100", where=f"--max-drop {recipe.max_drop:g}")
+    if recipe.recover_with is not None and recipe.recover is None:
+        raise RecipeError("would have no effect without recovery", where="--recover-with", hint="--recover 3min")
     for name in ("round_to", "min_width"):
         if getattr(recipe, name) < 1:
             raise RecipeError("must be at least 1", where=f"--{name.replace('_', '-')} {getattr(recipe, name)}")
