@@ -5,8 +5,8 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 DEMO := demo-results
 
-.PHONY: demo test lint types unit test-exports test-engines test-gpu arm64 coverage bench bench-evidence bench-accuracy \
-    bench-direction clean
+.PHONY: demo test lint types unit test-exports coverage bench bench-evidence bench-accuracy bench-direction bench-training clean
+.PHONY: test-engines test-gpu arm64
 
 demo: $(VENV)/core.stamp
 	$(BIN)/shrinkc compress examples/fashion_resnet.onnx \
@@ -86,6 +86,9 @@ PEERS := benchmarks/peers/environments
 bench-accuracy: $(VENV)/test.stamp $(PEERS)/peers.stamp
 	$(BIN)/python benchmarks/accuracy.py --resume
 	$(PEERS)/plot/bin/python benchmarks/plot_accuracy.py
+
+bench-training: $(VENV)/test.stamp
+	$(BIN)/python benchmarks/training.py
 
 bench-direction: $(VENV)/test.stamp
 	$(PIP) install --quiet pillow

@@ -3,8 +3,8 @@
     python benchmarks/direction.py                        # writes benchmarks/results/direction.json
     python benchmarks/direction.py --methods l2+refit+global obs+refit+global --cuts 30 50
 
-A method is CRITERION+COMPENSATION+ALLOCATOR.  The calibration lines, 2048 of them as they cost nothing but their rendering, have
-no labels and change with the seed; the lines the accuracy is measured on are others, and the same for all.
+A method is CRITERION+COMPENSATION+ALLOCATOR.  The calibration lines, 2048 of them as they cost nothing but their rendering,
+have no labels and change with the seed; the lines the accuracy is measured on are others, and the same for all.
 """
 
 from __future__ import annotations

@@ -82,7 +82,8 @@ class Artifacts:
         """Every file a run may write."""
         results = [".onnx.data", ".report.json", ".report.md", ".recipe.json", ".rejected.onnx"]
         plan = self.plan or self.beside(".plan.json")
-        return [self.output, plan, *(self.beside(suffix) for suffix in results)]
+        progress = [] if self.checkpoint is None else [self.checkpoint]
+        return [self.output, plan, *progress, *(self.beside(suffix) for suffix in results)]
 
     def beside(self, suffix: str) -> Path:
         """Path of the output with another suffix."""

@@ -9,6 +9,11 @@
 from __future__ import annotations
 
 import os
+import tempfile
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from shrinkc import ir as shrinkc_ir
@@ -16,7 +21,9 @@ from shrinkc.errors import RecipeError
 from shrinkc.training.executor import Executor  # says how to install torch, if it is missing
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
+
+    from shrinkc.report.model import Report
 
 
 class OnnxModule(Executor):
@@ -90,3 +97,65 @@ def save(module: Executor, path: str | os.PathLike[str]) -> int:
     if not isinstance(module, Executor):
         raise RecipeError("only modules made of an ONNX file can be saved as one", where=type(module).__name__)
     return shrinkc_ir.save(module.write_back(), path)
+
+
+@dataclass(frozen=True, eq=False)
+class Compressed:
+    """What :func:`compress` gives: the report of the run, and the compressed network as a module that trains."""
+
+    report: Report
+    module: OnnxModule
+
+
+def compress(module: nn.Module, example_inputs: Sequence[Tensor], **options: Any) -> Compressed:
+    """Export a torch module, compress it, and take it back.
+
+    Parameters
+    ----------
+    module : nn.Module
+        Exported as it infers; it is not changed.
+    example_inputs : sequence of Tensor
+        One for every argument of its ``forward``.  Their first axis is the batch; it is free in the export.
+    **options
+        Those of :func:`shrinkc.compress`: ``macs``, ``data``, ``output`` and so on.  Without ``output`` no file is left.
+
+    Returns
+    -------
+    Compressed
+
+    Raises
+    ------
+    ShrinkcError
+        One of its kinds; see :func:`shrinkc.compress`.
+    RecipeError
+        The module cannot be exported.
+    """
+    from shrinkc.pipeline import compress as compress_file
+
+    with tempfile.TemporaryDirectory(prefix="shrinkc-") as folder:
+        path = Path(folder) / "model.onnx"
+        _export(module, tuple(example_inputs), path)
+        output = Path(options.pop("output", None) or Path(folder) / "compressed.onnx")
+        report = compress_file(path, output=output, **options)
+        return Compressed(report, load(output))
+
+
+def _export(module: nn.Module, inputs: tuple[Tensor, ...], path: Path) -> None:
+    import torch
+
+    batch, was_training = torch.export.Dim("batch"), module.training
+    examples = tuple(torch.cat([x, x]) if len(x) == 1 else x for x in inputs)  # a size of one would be taken as fixed
+    module.eval()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the exporter tells its own developers things
+            torch.onnx.export(
+                module, examples, str(path), dynamo=True, external_data=False, verbose=False, opset_version=18,
+                dynamic_shapes=tuple({0: batch} for _ in examples),
+            )  # fmt: skip
+    except Exception as error:  # exporters raise many types; all mean that there is no ONNX model of this module
+        raise RecipeError(
+            "the module cannot be exported to ONNX", where=type(module).__name__, because=str(error)[:300]
+        ) from error
+    finally:
+        module.train(was_training)

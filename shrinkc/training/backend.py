@@ -13,7 +13,7 @@ from onnx.backend.base import Backend, BackendRep
 from torch import Tensor
 
 from shrinkc.training.executor import Executor
-from shrinkc.training.ops.tensors import from_array, to_array
+from shrinkc.training.ops.tensors import CARRIERS, from_array, to_array
 
 
 class TorchRep(BackendRep):
@@ -21,6 +21,7 @@ class TorchRep(BackendRep):
 
     def __init__(self, executor: Executor, device: torch.device) -> None:
         self.executor, self.device = executor.to(device).eval(), device
+        self.kinds = {value.name: value.dtype for value in executor.write_back().graph.outputs}
 
     def run(self, inputs: Any, **_: Any) -> tuple[Any, ...]:
         """Outputs for inputs in the order of the graph.
@@ -36,7 +37,12 @@ class TorchRep(BackendRep):
         given = {name: self._tensor(value) for name, value in zip(self.executor.input_names, inputs, strict=False)}
         with torch.no_grad():
             found = self.executor(given)
-        return tuple(_array(found[name]) for name in self.executor.output_names)
+        return tuple(self._array(name, found[name]) for name in self.executor.output_names)
+
+    def _array(self, name: str, value: Any) -> Any:
+        """Array of an output; torch holds one of a few bits in a wider type."""
+        array, kind = _array(value), self.kinds.get(name)
+        return array.astype(kind.numpy()) if kind in CARRIERS else array
 
     def _tensor(self, value: Any) -> Any:
         if value is None:

@@ -9,15 +9,22 @@ import numpy as np
 import onnxruntime as ort
 import pytest
 import torch
+from models import torch_convolutional, torch_dense, torch_transformers
 from models.attention_topologies import ATTENTION
 from models.export_topologies import EXPORTED
 from models.operator_topologies import OPERATOR_TOPOLOGIES
 from models.topologies import TOPOLOGIES
+from models.torch_networks import NETWORKS, example, export
 
 from shrinkc import ir as shrinkc_ir
 from shrinkc.feeding import random_input
 from shrinkc.shapes import input_shapes, real_inputs
 from shrinkc.training.executor import Executor
+
+# Imported for what they register.
+assert torch_convolutional
+assert torch_dense
+assert torch_transformers
 
 MODELS = {**TOPOLOGIES, **OPERATOR_TOPOLOGIES, **ATTENTION, **EXPORTED}
 
@@ -37,8 +44,8 @@ def random_feed(path: Path) -> dict[str, np.ndarray]:
     return {value.name or "": random_input(value, shapes[value.name or ""], generator) for value in real_inputs(model)}
 
 
-def assert_agrees(path: Path) -> None:
-    feed = random_feed(path)
+def assert_agrees(path: Path, feed: dict[str, np.ndarray] | None = None) -> None:
+    feed = feed or random_feed(path)
     executor = Executor(shrinkc_ir.load(path)).eval()
     with torch.no_grad():
         found = executor({name: torch.from_numpy(array) for name, array in feed.items()})
@@ -67,3 +74,13 @@ def test_an_untrained_model_is_written_as_it_was(name: str, saved: Callable[...,
     shrinkc_ir.save(shrinkc_ir.load(path), tmp_path / "loaded.onnx")
     shrinkc_ir.save(Executor(shrinkc_ir.load(path)).write_back(), tmp_path / "executed.onnx")
     assert (tmp_path / "executed.onnx").read_bytes() == (tmp_path / "loaded.onnx").read_bytes()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("exporter", ["dynamo", "legacy"])
+@pytest.mark.parametrize("name", sorted(NETWORKS))
+def test_exported_networks_are_those_of_onnxruntime(name: str, exporter: str, tmp_path: Path) -> None:
+    path = export(name, exporter, tmp_path / "model.onnx")
+    torch.manual_seed(1)
+    arrays = [tensor.numpy() for tensor in example(NETWORKS[name].inputs)]
+    assert_agrees(path, dict(zip(NETWORKS[name].inputs, arrays, strict=True)))

@@ -28,12 +28,13 @@ def batch_norm(call: Call) -> Function:
     mode, share = call.mode, 1 - momentum
 
     def run(x: Tensor, scale: Tensor, bias: Tensor, mean: Tensor, var: Tensor) -> Tensor:
-        is_training = mode.is_training and not (mean.requires_grad or var.requires_grad)
-        if x.dim() == 1:
-            return (x - mean) * scale / torch.sqrt(var + epsilon) + bias
-        if is_training and mode.normalize is not None:
+        if mean.requires_grad or var.requires_grad or x.dim() == 1:  # statistics that are computed; torch's has no gradient
+            column = (1, -1, *(1,) * (x.dim() - 2)) if x.dim() > 1 else (-1,)
+            inverse = torch.rsqrt(var + epsilon)
+            return (x - mean.reshape(column)) * (scale * inverse).reshape(column) + bias.reshape(column)
+        if mode.is_training and mode.normalize is not None:
             return mode.normalize(x, mean, var, scale, bias, share, epsilon)
-        return F.batch_norm(x, mean, var, scale, bias, is_training, share, epsilon)
+        return F.batch_norm(x, mean, var, scale, bias, mode.is_training, share, epsilon)
 
     return run
 

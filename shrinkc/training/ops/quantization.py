@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+import onnx_ir as ir
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from shrinkc.errors import UnsupportedGraphError
 from shrinkc.training.ops.call import Call, Function, Table
+from shrinkc.training.ops.tensors import CARRIERS, RANGES, dtype_of
 from shrinkc.training.ops.windows import Windows, for_torch
 
 op = Table()
@@ -26,27 +29,38 @@ def along(scale: Tensor, x: Tensor, axis: int, block: int) -> Tensor:
     return scale.reshape(shape)
 
 
-def rounded(y: Tensor, zero: Tensor | None, dtype: torch.dtype) -> Tensor:
-    """Real numbers in steps, to the nearest even step, within what the type holds."""
+def rounded(y: Tensor, zero: Tensor | None, dtype: torch.dtype, bounds: tuple[int, int] | None = None) -> Tensor:
+    """Real numbers in steps, to the nearest even step, within what the type holds or within bounds."""
     if dtype.is_floating_point:
         largest = torch.finfo(dtype).max
         return (y if zero is None else y + zero.to(y.dtype)).clamp(-largest, largest).to(dtype)
-    limits = torch.iinfo(dtype)
+    low, high = bounds or (torch.iinfo(dtype).min, torch.iinfo(dtype).max)
     y = torch.round(y) if zero is None else torch.round(y) + zero.to(y.dtype)
-    return y.clamp(limits.min, limits.max).to(torch.int64).to(dtype)
+    return y.clamp(low, high).to(torch.int64).to(dtype)
 
 
 @op("QuantizeLinear")
 def quantize(call: Call) -> Function:
     """round(x / scale) + zero point."""
-    axis, block, dtype = call.integer("axis", 1), call.integer("block_size"), call.dtype("output_dtype")
+    axis, block, kind = call.integer("axis", 1), call.integer("block_size"), _target(call)
+    dtype, bounds = None if kind is None else CARRIERS.get(kind) or dtype_of(kind), RANGES.get(kind) if kind else None
+    if kind == ir.DataType.FLOAT4E2M1:
+        raise UnsupportedGraphError("torch cannot round to this element type", because=kind.name)
 
     def run(x: Tensor, scale: Tensor, zero: Tensor | None = None) -> Tensor:
-        target = zero.dtype if zero is not None else dtype or torch.uint8
+        target = dtype or (zero.dtype if zero is not None else torch.uint8)
         offset = None if zero is None else along(_as_float(zero), x, axis, block)
-        return rounded(_as_float(x) / along(_as_float(scale), x, axis, block), offset, target)
+        return rounded(_as_float(x) / along(_as_float(scale), x, axis, block), offset, target, bounds)
 
     return run
+
+
+def _target(call: Call) -> ir.DataType | None:
+    """Element type of the result, where the node or the type of its zero point says it."""
+    if call.integer("output_dtype"):
+        return ir.DataType(call.integer("output_dtype"))
+    zero = call.node.inputs[2] if call.given(2) else None
+    return None if zero is None else zero.dtype
 
 
 def _as_float(x: Tensor) -> Tensor:

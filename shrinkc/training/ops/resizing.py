@@ -149,7 +149,7 @@ def resized(x: Tensor, scales: Sequence[float], sizes: Sequence[int], manner: Ma
             continue
         at = positions(x.shape[axis], size, scale, manner, region)
         index, weight = taps(at, x.shape[axis], scale, manner)
-        y = _weighted(y, axis, index.to(x.device), weight.to(x.device, y.dtype))
+        y = _weighted(y, axis, index, weight)
         if manner.positions == "tf_crop_and_resize":
             is_out = ((at < 0) | (at > x.shape[axis] - 1)).to(x.device)
             outside = outside | is_out.reshape((1,) * axis + (-1,) + (1,) * (x.dim() - 1 - axis))
@@ -244,9 +244,9 @@ def _cubic(distance: Tensor, a: float) -> Tensor:
 
 
 def _weighted(x: Tensor, axis: int, index: Tensor, weight: Tensor) -> Tensor:
-    picked = torch.index_select(x, axis, index.reshape(-1))
-    picked = picked.reshape(*x.shape[:axis], *index.shape, *x.shape[axis + 1 :])
+    picked = torch.index_select(x, axis, index.reshape(-1).to(x.device))
     if index.shape[1] == 1 and bool((weight == 1).all()):
-        return picked.squeeze(axis + 1)
+        return picked
+    picked = picked.reshape(*x.shape[:axis], *index.shape, *x.shape[axis + 1 :])
     shape = (1,) * axis + tuple(weight.shape) + (1,) * (x.dim() - axis - 1)
-    return (picked * weight.reshape(shape)).sum(axis + 1)
+    return (picked * weight.reshape(shape).to(x.device, x.dtype)).sum(axis + 1)

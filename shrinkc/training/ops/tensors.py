@@ -32,6 +32,18 @@ NARROW = {
 """Element types numpy knows through ml_dtypes: name to (integer of the same width, torch's type)."""
 
 
+CARRIERS: dict[ir.DataType, torch.dtype] = {
+    T.INT4: torch.int8, T.INT2: torch.int8, T.UINT4: torch.uint8, T.UINT2: torch.uint8, T.FLOAT4E2M1: torch.float32,
+}  # fmt: skip
+"""Element types torch lacks, and the one that holds their values where they are only quantised and dequantised."""
+
+RANGES: dict[ir.DataType, tuple[int, int]] = {T.INT4: (-8, 7), T.INT2: (-2, 1), T.UINT4: (0, 15), T.UINT2: (0, 3)}
+"""Least and largest values of the integers among them."""
+
+CARRIED = {"int4": torch.int8, "int2": torch.int8, "uint4": torch.uint8, "uint2": torch.uint8, "float4_e2m1fn": torch.float32}
+"""The same, by numpy's names."""
+
+
 def dtype_of(dtype: ir.DataType) -> torch.dtype:
     """Torch's element type for one of ONNX.
 
@@ -46,14 +58,15 @@ def dtype_of(dtype: ir.DataType) -> torch.dtype:
 
 
 def tensor_of(tensor: ir.TensorProtocol) -> Tensor:
-    """A stored tensor, copied.
+    """A stored tensor, copied; one of a few bits in a type that holds its values.
 
     Raises
     ------
     UnsupportedGraphError
         Torch has no such type.
     """
-    dtype_of(tensor.dtype)
+    if tensor.dtype not in CARRIERS:
+        dtype_of(tensor.dtype)
     return from_array(shrinkc_ir.contents(tensor))
 
 
@@ -68,6 +81,8 @@ def from_array(array: np.ndarray) -> Tensor:
     if array.dtype.name in NARROW:
         carrier, dtype = NARROW[array.dtype.name]
         return torch.from_numpy(np.array(array).view(carrier)).view(dtype)
+    if array.dtype.name in CARRIED:
+        return torch.from_numpy(np.array(array).astype(np.float32)).to(CARRIED[array.dtype.name])
     if array.dtype.kind not in "biufc":
         raise UnsupportedGraphError(
             "torch has no such element type", because="text" if array.dtype == object else array.dtype.name
