@@ -17,7 +17,7 @@ from shrinkc.training.compiling import Compiler
 from shrinkc.training.expansion import has_body
 from shrinkc.training.lookup import builder_of, domain_of
 from shrinkc.training.ops.call import Mode
-from shrinkc.training.ops.tensors import tensor_of, to_array
+from shrinkc.training.ops.tensors import dtype_of, tensor_of, to_array
 from shrinkc.training.parameters import Scope, keys_of, put
 from shrinkc.training.program import Program
 from shrinkc.training.roles import is_learned, is_statistic
@@ -205,17 +205,10 @@ class Executor(nn.Module):
             value = self._model.graph.initializers[name]
             old = value.const_value
             assert old is not None
-            array = to_array(self.tensor(name).to(tensor_dtype(old)))
+            array = to_array(self.tensor(name).to(dtype_of(old.dtype)))
             if not _same_bits(array, old.numpy()):
                 value.const_value = ir.Tensor(array.copy(), old.dtype, name=old.name, doc_string=old.doc_string)
         return self._model
-
-
-def tensor_dtype(tensor: ir.TensorProtocol) -> torch.dtype:
-    """Torch's type for a stored tensor."""
-    from shrinkc.training.ops.tensors import dtype_of
-
-    return dtype_of(tensor.dtype)
 
 
 def _same_bits(a: np.ndarray, b: np.ndarray) -> bool:

@@ -142,3 +142,17 @@ def test_a_module_is_compressed_and_trains_on() -> None:
     assert y.shape == (3, 4)
     y.sum().backward()
     assert all(tensor.grad is not None for tensor in found.module.parameters())
+
+
+def test_a_value_inside_a_piece_that_others_need_is_still_made(saved: Callable[..., Path], a: torch.Tensor) -> None:
+    net = Net()
+    x = net.op("MatMul", net.input("a", ["n", 4]), net.weight(4, 4, name="w"))
+    net.output(str(x))
+    y = net.op("Add", x, net.const(torch.ones(4).numpy()))
+    gate = net.op("Sigmoid", y)
+    net.output(str(net.op("Mul", y, gate)))
+    net.output(str(net.op("Neg", gate)))
+    module = shrinkc.torch.load(saved(net))
+    product = a @ module.tensor("w")
+    gates = (product + 1).sigmoid()
+    torch.testing.assert_close(module(a), (product, (product + 1) * gates, -gates))
