@@ -5,7 +5,8 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 DEMO := demo-results
 
-.PHONY: demo test lint types unit test-exports test-engines test-gpu arm64 coverage bench bench-accuracy bench-direction bench-latency clean
+.PHONY: demo test lint types unit test-exports coverage bench bench-evidence bench-accuracy bench-direction bench-training bench-latency clean
+.PHONY: test-engines test-gpu arm64
 
 demo: $(VENV)/core.stamp
 	$(BIN)/shrinkc compress examples/fashion_resnet.onnx \
@@ -22,8 +23,9 @@ lint: $(VENV)/test.stamp
 types: $(VENV)/test.stamp
 	$(BIN)/mypy
 
+# Two processes of one thread each; a file stays in one of them, so that what its tests share is made once.
 unit: $(VENV)/test.stamp
-	$(BIN)/pytest
+	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile
 
 # A small arm64 system (210 MB, Debian and Ubuntu only); with it, `make test` runs ncnn and MNN on that instruction set, too.
 export SHRINKC_ARM64_ROOT ?= $(CURDIR)/.environments/arm64
@@ -74,6 +76,10 @@ bench: $(VENV)/test.stamp
 	$(BIN)/python benchmarks/compile_time.py
 	$(BIN)/python benchmarks/scale.py
 
+# What gathering evidence and runs on data cost (a quarter of an hour).
+bench-evidence: $(VENV)/test.stamp
+	$(BIN)/python benchmarks/evidence.py
+
 # Accuracy without training, of shrinkc and its peers (hours; take up again what was interrupted), and its plot.
 PEERS := benchmarks/peers/environments
 
@@ -84,6 +90,9 @@ bench-accuracy: $(VENV)/test.stamp $(PEERS)/peers.stamp
 # On a quiet machine; above a load of one it marks its results contended.
 bench-latency: $(VENV)/test.stamp
 	$(BIN)/python benchmarks/latency.py
+
+bench-training: $(VENV)/test.stamp
+	$(BIN)/python benchmarks/training.py
 
 bench-direction: $(VENV)/test.stamp
 	$(PIP) install --quiet pillow

@@ -95,7 +95,7 @@ class Emulated(Elsewhere):
         return replace(found, devices=(self._place.name,))
 
 
-def arm64(engine: str = "ncnn") -> Elsewhere | IsolatedEngine:
+def arm64(engine: str = "ncnn") -> Elsewhere:
     """Make ncnn or MNN on the arm64 instruction set.
 
     Raises
@@ -106,5 +106,5 @@ def arm64(engine: str = "ncnn") -> Elsewhere | IsolatedEngine:
     if engine not in ENGINES:
         raise RecipeError("no engine that runs on emulated arm64", where=engine, hint=f"known: {', '.join(ENGINES)}")
     if platform.machine() in ("aarch64", "arm64"):
-        return ENGINES[engine]()
+        return Elsewhere(f"arm64:{engine}", ENGINES[engine]())
     return Emulated(engine, EmulatedArm64(Path(os.environ.get(FOLDER) or Path.home() / ".cache" / "shrinkc" / "arm64")))

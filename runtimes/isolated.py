@@ -13,7 +13,6 @@ from typing import Any, ClassVar
 from numpy.typing import NDArray
 from shrinkc.runtimes import processor
 from shrinkc.runtimes.isolation import HERE, Child, Place, is_importable
-from shrinkc.runtimes.naming import node_names, with_sources
 
 from shrinkc.api import (
     Artifact,
@@ -136,7 +135,7 @@ class IsolatedEngine:
             for name in answer["files"]:
                 child.place.fetch(child, name, folder)
         artifact = _artifact(self, folder, signature, config, answer)
-        return replace(artifact, seconds=time.perf_counter() - started, nodes=node_names(model))
+        return replace(artifact, seconds=time.perf_counter() - started)
 
     def converting_child(self) -> Child:
         """Process the converter runs in."""
@@ -219,7 +218,7 @@ class IsolatedSession:
     """
 
     def __init__(self, engine: IsolatedEngine, artifact: Artifact, config: RunConfig) -> None:
-        self._config, self._name, self._nodes = config, engine.name, artifact.nodes
+        self._config, self._name = config, engine.name
         self._child = Child(engine.backend, engine.place, config.threads)
         try:
             answer, _ = self._child.request("load", self._loading(artifact, config), timeout_s=engine.load_timeout_s)
@@ -283,8 +282,7 @@ class IsolatedSession:
         found, _ = self._child.request("profile", {"runs": runs}, inputs, timeout_s=RUN_TIMEOUT_S)
         if found["layers"] is None:
             return None
-        layers = [LayerTime(**{**layer, "sources": tuple(layer.get("sources", ()))}) for layer in found["layers"]]
-        return with_sources(layers, self._nodes)
+        return tuple(LayerTime(**{**layer, "sources": tuple(layer.get("sources", ()))}) for layer in found["layers"])
 
     def log(self) -> list[str]:
         """What the engine printed, by lines."""

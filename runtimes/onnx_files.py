@@ -7,7 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 
 from shrinkc.runtimes.isolated import IsolatedEngine
-from shrinkc.runtimes.naming import node_names
 
 from shrinkc.api import Artifact, ArtifactFile, ConvertConfig
 from shrinkc.files import sha256
@@ -39,7 +38,7 @@ class OnnxEngine(IsolatedEngine):
         artifact = Artifact(
             self.name, self.version(), "float32", model.parent.resolve(), files, signature, self.details(config)
         )
-        return replace(artifact, seconds=time.perf_counter() - started, nodes=node_names(model))
+        return replace(artifact, seconds=time.perf_counter() - started)
 
 
 def _files(model: Path) -> list[Path]:

@@ -13,10 +13,11 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 if TYPE_CHECKING:
     from shrinkc.inspection import inspect as inspect
+    from shrinkc.learning import train as train
     from shrinkc.pipeline import compress as compress
     from shrinkc.validating import validate as validate
 
-__all__ = ["__version__", "compress", "inspect", "validate"]
+__all__ = ["__version__", "compress", "inspect", "train", "validate"]
 
 
 def __getattr__(name: str) -> Any:
@@ -29,6 +30,10 @@ def __getattr__(name: str) -> Any:
         from shrinkc.inspection import inspect
 
         return inspect
+    if name == "train":
+        from shrinkc.learning import train
+
+        return train
     if name == "validate":
         from shrinkc.validating import validate
 

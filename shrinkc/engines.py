@@ -149,8 +149,6 @@ class Artifact:
         How it was called, where it is a program.
     seconds : float
         It took.
-    nodes : mapping of str to str
-        Node of the ONNX model by its name and by the names of its outputs, to tell where layers come from.
     """
 
     runtime: str
@@ -163,7 +161,6 @@ class Artifact:
     warnings: tuple[str, ...] = ()
     command: tuple[str, ...] = ()
     seconds: float = 0.0
-    nodes: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def size_bytes(self) -> int:
@@ -234,7 +231,7 @@ class LayerTime:
         Seconds of one run, the median over runs.
     kernel : str
     sources : tuple of str
-        Nodes or values of the ONNX model it comes from, where that can be told; several where they were fused.
+        Nodes of the ONNX model it comes from, where the engine itself tells them; several where they were fused.
     """
 
     name: str

@@ -95,3 +95,9 @@ class InconclusiveError(ShrinkcError):
     """A measurement was disturbed too much to tell."""
 
     exit_code = 10
+
+
+class TrainingError(ShrinkcError):
+    """Training cannot go on; what was best so far is kept."""
+
+    exit_code = 11

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -11,13 +12,14 @@ from typing import Any
 
 import onnx_ir as ir
 
-from shrinkc import emitting, planning, recipe_files, registry, target, timing, verify
+from shrinkc import emitting, planning, recipe_files, recovering, registry, target, timing, verify
 from shrinkc import ir as shrinkc_ir
 from shrinkc import plan as plans
 from shrinkc.analysis.groups import Analysis, BoolArray
 from shrinkc.api import Evidence, FloatArray, Repaired, RunConfig, RuntimeAdapter
-from shrinkc.calibrating import Samples, evidence_from, needs_data, shared_out
+from shrinkc.calibrating import Samples, evidence_from, for_recovery, makes_up_data, needs_data, needs_gradients, shared_out
 from shrinkc.canonicalize import canonicalize
+from shrinkc.choosing import planned_in_turns
 from shrinkc.errors import BudgetError, GateError, RecipeError, VerificationError
 from shrinkc.evidence import data as evidence_data
 from shrinkc.evidence import gradients as evidence_gradients
@@ -29,7 +31,7 @@ from shrinkc.measuring import measured
 from shrinkc.opening import Opened, loaded, open_model
 from shrinkc.pacing import missed, paced
 from shrinkc.plan import Plan
-from shrinkc.planning import Planned
+from shrinkc.planning import Planned, Scored
 from shrinkc.recipe import Recipe
 from shrinkc.repairing import repaired
 from shrinkc.report import facts
@@ -44,6 +46,10 @@ from shrinkc.verify import Proof
 
 SIZE_TRIES = 4
 """How often a plan is made again because the written file is larger than its tensors suggested."""
+
+LARGE_MODEL_BYTES = 32 << 20
+"""Copies of models of this size are looked for and let go of after the proof: graphs refer to themselves, so that Python would
+keep them, weights and all, until it happens to look."""
 
 DEFAULT_RECIPE = "default"
 """What is done with data where nothing was asked for; flags override single settings.  Without data channels are removed by
@@ -64,16 +70,20 @@ class Artifacts:
     output : Path
         The compressed model; report and recipe lie beside it under the same stem.
     plan : Path or None
+    checkpoint : Path or None
+        Of the recovery.
     """
 
     output: Path
     plan: Path | None
+    checkpoint: Path | None = None
 
     def written(self) -> list[Path]:
         """Every file a run may write."""
         results = [".onnx.data", ".report.json", ".report.md", ".recipe.json", ".rejected.onnx"]
         plan = self.plan or self.beside(".plan.json")
-        return [self.output, plan, *(self.beside(suffix) for suffix in results)]
+        progress = [] if self.checkpoint is None else [self.checkpoint]
+        return [self.output, plan, *progress, *(self.beside(suffix) for suffix in results)]
 
     def beside(self, suffix: str) -> Path:
         """Path of the output with another suffix."""
@@ -120,6 +130,7 @@ def compress(
     gradients: str | os.PathLike[str] | None = None,
     plan: str | os.PathLike[str] | None = None,
     save_plan: str | os.PathLike[str] | None = None,
+    checkpoint: str | os.PathLike[str] | None = None,
     threads: int = 1,
     measure_latency: bool = True,
     latency_table: str | os.PathLike[str] | None = None,
@@ -151,6 +162,8 @@ def compress(
         A saved plan to replay instead of making one.
     save_plan : path, optional
         Where to write the plan.
+    checkpoint : path, optional
+        Where recovery writes how far it is, and takes up from if it was interrupted.
     threads : int
         Of the latency measurement.
     measure_latency : bool
@@ -191,7 +204,9 @@ def compress(
         settings["recipe"] = DEFAULT_RECIPE
     recipe = recipe_files.resolve(**settings)
     source = Path(model)
-    artifacts = Artifacts(Path(output) if output is not None else Path(f"{source.stem}.shrunk.onnx"), _path(save_plan))
+    artifacts = Artifacts(
+        Path(output) if output is not None else Path(f"{source.stem}.shrunk.onnx"), _path(save_plan), _path(checkpoint)
+    )
     _check_folder(artifacts, target.load(recipe.target))
     _check_paths(artifacts, read=[source, *map(_path, (data, eval_data, preprocess, gradients, plan))])
     with loaded(source, progress) as opened_model:
@@ -203,14 +218,19 @@ def compress(
             if real is not None:
                 evidence_data.check_labels(real, [opened.analysis.shadow.shape(value) for value in opened_model.graph.outputs])
         runtime: RuntimeAdapter = registry.load("runtimes", CHECK_RUNTIME)()
-        is_looked_at = needs_data(recipe, is_replay=saved is not None)
+        is_made_up = makes_up_data(recipe, is_replay=saved is not None)
+        recovering.check(recipe, opened.model, given, makes_up_data=is_made_up)
+        is_differentiated = saved is None and gradients is None and given is not None and needs_gradients(recipe)
+        is_looked_at = is_differentiated or needs_data(recipe, is_replay=saved is not None)
         shared = shared_out(opened, recipe, is_looked_at, given, judged if eval_data is not None else None)
         tables = timing.Sources(_path(latency_table), _path(latency_cache) or timing.cache_folder())
         timed = _timed(opened, recipe, runtime, threads, tables, progress) if saved is None else None
         opened = opened if timed is None else timing.with_forecast(opened, timed)
-        run = Run(opened, recipe, artifacts, shared, runtime, progress, threads, timed)
+        run = Run(opened, recipe, artifacts, for_recovery(shared, opened, recipe), runtime, progress, threads, timed)
         if saved is None:
             known = {} if gradients is None else evidence_gradients.load(gradients, opened.analysis)
+            if is_differentiated and run.samples.calibration is not None:
+                known = recovering.gradients_from(opened, run.samples.calibration, progress)
             chosen = _plan(run, known)
         else:
             chosen = Planned(planning.replayed(saved, opened.analysis, opened.sha256, str(plan)), {})
@@ -272,7 +292,7 @@ def _plan(run: Run, gradients: Mapping[str, FloatArray]) -> Planned:
             run.samples,
             run.runtime,
             run.progress,
-            planned_for=lambda recipe: _plan_within_size(run.opened, recipe, evidence),
+            planned_for=lambda recipe: _planned(run, recipe, evidence),
             cut=lambda is_kept: _cut(run.opened, run.recipe, is_kept),
         )
     budget = run.recipe.latency_budget()
@@ -284,11 +304,24 @@ def _plan(run: Run, gradients: Mapping[str, FloatArray]) -> Planned:
             run.runtime,
             run.threads,
             run.progress,
-            planned_for=lambda recipe: _plan_within_size(run.opened, recipe, evidence),
+            planned_for=lambda recipe: _planned(run, recipe, evidence),
             cut=lambda is_kept: _cut(run.opened, run.recipe, is_kept),
         )
-    with run.progress.stage("scoring and allocating"):
-        return _plan_within_size(run.opened, run.recipe, evidence)
+    return _planned(run, run.recipe, evidence)
+
+
+def _planned(run: Run, recipe: Recipe, evidence: Evidence | None) -> Planned:
+    with run.progress.stage("scoring"):
+        scored = planning.scored_by(run.opened.analysis, recipe, evidence)
+    return planned_in_turns(
+        run.opened,
+        recipe,
+        evidence,
+        run.samples.calibration,
+        run.runtime,
+        run.progress,
+        plan=lambda known: _plan_within_size(run.opened, recipe, known, scored),
+    )
 
 
 def _check_not_empty(chosen: Plan, analysis: Analysis) -> None:
@@ -300,13 +333,13 @@ def _check_not_empty(chosen: Plan, analysis: Analysis) -> None:
         )
 
 
-def _plan_within_size(opened: Opened, recipe: Recipe, evidence: Evidence | None) -> Planned:
+def _plan_within_size(opened: Opened, recipe: Recipe, evidence: Evidence | None, scored: Scored) -> Planned:
     """Plan whose written file meets the budget of bytes: what the graph itself takes is only known once it is cut."""
     budgets = [budget.of(opened.cost.dense()) for budget in recipe.budgets()]
     limits = [budget.amount for budget in budgets if budget.quantity == "size_bytes"]
     cost, excess = opened.cost, 0
     for _ in range(SIZE_TRIES):
-        planned = planning.planned_for(opened.analysis, recipe, budgets, cost, opened.sha256, evidence)
+        planned = planning.planned_for(opened.analysis, recipe, budgets, cost, opened.sha256, evidence, scored)
         if not limits:
             return planned
         is_kept = opened.analysis.keep_mask(planned.plan.keep())
@@ -338,13 +371,22 @@ def _carry_out(run: Run, chosen: Planned, measure_latency: bool) -> Report:
     with run.progress.stage("removing channels"):
         pruned = _cut(opened, run.recipe, is_kept)
     proof = _prove(run, pruned, is_kept)
+    if opened.size_bytes > LARGE_MODEL_BYTES:
+        gc.collect()
     repair = repaired(opened, run.recipe, pruned, is_kept, run.samples.calibration, run.runtime, run.progress)
+    recovered = recovering.recovered(
+        opened, run.recipe, pruned, is_kept, run.samples.training, run.runtime, run.progress, artifacts.checkpoint
+    )
     if artifacts.plan is not None:
-        write_text(artifacts.plan, plans.dumps(replace(chosen.plan, compensated=repair.tensors)))
+        changed = tuple(dict.fromkeys((*repair.tensors, *recovered.tensors)))
+        write_text(artifacts.plan, plans.dumps(replace(chosen.plan, compensated=changed)))
     with run.progress.stage("writing the model"):
         # Weights that came in a file of their own leave in one.
         limit = shrinkc_ir.INLINE_LIMIT_BYTES if opened.has_data_file else shrinkc_ir.PROTOBUF_LIMIT_BYTES
         written = shrinkc_ir.save(pruned, artifacts.output, single_file_bytes=limit)
+    if recovered.error is not None:
+        recovered.error.hint = f"{recovered.error.hint}; the best model so far is at {artifacts.output}"
+        raise recovered.error
     predicted = opened.cost.of(is_kept)
     report = replace(
         _predicted(run, chosen),
@@ -354,7 +396,8 @@ def _carry_out(run: Run, chosen: Planned, measure_latency: bool) -> Report:
         proof=proof,
         proof_note="" if proof else "not run: --no-verify",
         calibration=_calibration(run, repair),
-        notes=(*_notes(run), *repair.notes),
+        recovery=recovered.recovery,
+        notes=(*_notes(run), *chosen.notes, *repair.notes),
     )
     judged = run.samples.evaluation
     report = measured(report, opened, artifacts.output, run.runtime, judged, run.threads, measure_latency, run.progress)
@@ -450,7 +493,7 @@ def _predicted(run: Run, chosen: Planned) -> Report:
         versions=facts.versions(),
         machine=facts.machine(),
         latency_basis="" if run.timed is None else f"{run.timed.basis}: {run.timed.detail}",
-        notes=_notes(run),
+        notes=(*_notes(run), *chosen.notes),
     )
 
 

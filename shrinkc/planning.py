@@ -24,10 +24,22 @@ from shrinkc.recipe import Recipe
 
 @dataclass(frozen=True)
 class Planned:
-    """A plan, and what it is predicted to cost in every group whose consumers the evidence knows."""
+    """A plan, and what it is predicted to cost in every group whose consumers the evidence knows.
+
+    ``notes`` are sentences for the report: what the evidence looked at in part only.
+    """
 
     plan: Plan
     forecast: Mapping[str, GroupForecast]
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Scored:
+    """What a criterion says of every group, by name, and whether groups may be compared by it."""
+
+    scores: Mapping[str, FloatArray]
+    is_comparable: bool
 
 
 def plan_for(
@@ -49,8 +61,11 @@ def planned_for(
     cost: CostModel,
     model_sha256: str,
     evidence: Evidence | None,
+    scored: Scored | None = None,
 ) -> Planned:
     """Plan that follows a recipe, and what it is predicted to cost; ``budgets`` are the recipe's, as absolute numbers.
+
+    ``scored`` is what :func:`scored_by` makes of the recipe and the evidence, where it is known already.
 
     Raises
     ------
@@ -64,7 +79,7 @@ def planned_for(
             "nothing in this model can be removed", because=_why(analysis), hint="`shrinkc inspect` lists every reason"
         )
     allocator: Allocator = registry.built("allocators", recipe.allocator)
-    problem = _problem(analysis, recipe, budgets, cost, evidence, allocator)
+    problem = _problem(analysis, recipe, budgets, cost, evidence, scored or scored_by(analysis, recipe, evidence), allocator)
     if isinstance(allocator, Prescription):
         allocation = problem.at(1.0)
     elif recipe.prune_ratio is not None:
@@ -72,7 +87,7 @@ def planned_for(
     else:
         allocation = _within(problem, budgets, cost.dense())
     plan = make_plan(analysis, allocation.keep, model_sha256, recipe.to_json())
-    return Planned(plan, problem.forecast(allocation.keep))
+    return Planned(plan, problem.forecast(allocation.keep), () if evidence is None else evidence.notes)
 
 
 def _problem(
@@ -81,26 +96,46 @@ def _problem(
     budgets: Sequence[Budget],
     cost: CostModel,
     evidence: Evidence | None,
+    scored: Scored,
     allocator: Allocator,
 ) -> Allocating:
+    return Allocating(
+        analysis,
+        cost,
+        allocator,
+        scored.scores,
+        Limits(recipe.round_to, recipe.min_width),
+        evidence=evidence,
+        is_comparable=scored.is_comparable,
+        quantities=[budget.quantity for budget in budgets] or ("macs",),
+    )
+
+
+def scored_by(analysis: Analysis, recipe: Recipe, evidence: Evidence | None) -> Scored:
+    """Scores of every group by the recipe's criterion.
+
+    Raises
+    ------
+    RecipeError
+        The criterion needs data that was not given.
+    PluginError
+        It returned something other than one finite number per position.
+    """
     criterion = _criterion(analysis, recipe)
     if criterion.needs_evidence and evidence is None:
         raise RecipeError("the criterion needs data", where=f"--criterion {recipe.criterion}", hint="give --data FILE.npz")
     read = weights_of(analysis)
     scores = {
-        group.name: _scored(criterion, group.name, criterion.scores(group, read, evidence), group.width)
+        group.name: _checked(criterion, group.name, criterion.scores(group, read, evidence), group.width)
         for group in analysis.groups
     }
-    return Allocating(
-        analysis,
-        cost,
-        allocator,
-        scores,
-        Limits(recipe.round_to, recipe.min_width),
-        evidence=evidence,
-        is_comparable=criterion.is_comparable,
-        quantities=[budget.quantity for budget in budgets] or ("macs",),
-    )
+    return Scored(scores, criterion.is_comparable)
+
+
+def follows_errors(recipe: Recipe) -> bool:
+    """Whether widths are chosen by predicted errors, so that another sensitivity would give others."""
+    allocator: Allocator = registry.built("allocators", recipe.allocator)
+    return allocator.needs_evidence and not isinstance(allocator, Prescription)
 
 
 def _within(problem: Allocating, budgets: Sequence[Budget], dense: Cost) -> Allocation:
@@ -121,7 +156,7 @@ def _criterion(analysis: Analysis, recipe: Recipe) -> Criterion:
     return criterion
 
 
-def _scored(criterion: Criterion, group: str, scores: FloatArray, width: int) -> FloatArray:
+def _checked(criterion: Criterion, group: str, scores: FloatArray, width: int) -> FloatArray:
     if scores.shape != (width,) or not np.isfinite(scores).all():
         raise PluginError("a criterion returned unusable scores", where=f"{criterion.name} on {group}")
     return scores

@@ -45,6 +45,10 @@ class Recipe:
         ratio, and widths are rounded to nothing.
     compensation : str
         How what stays makes up for what goes: a plug-in name, or ``none``.
+    recover : str or None
+        How long the cut model may learn from the original, see :func:`shrinkc.training.budget.parse`; None for not at all.
+    recover_with : str or None
+        Training recipe of that, by name or file; by default ``recovery``.
     round_to, min_width : int
     prune : str or None
         Kinds of channels that may go, comma-separated; None is conv, mlp and heads.
@@ -71,6 +75,8 @@ class Recipe:
     criterion: str = "l2"
     allocator: str = "uniform"
     compensation: str = NO_COMPENSATION
+    recover: str | None = None
+    recover_with: str | None = None
     round_to: int = 1
     min_width: int = 1
     prune: str | None = None
@@ -168,6 +174,8 @@ def _check(recipe: Recipe) -> None:
         )
     if recipe.max_drop is not None and not 0 <= recipe.max_drop < 100:
         raise RecipeError("the largest drop is in points from 0 to 100", where=f"--max-drop {recipe.max_drop:g}")
+    if recipe.recover_with is not None and recipe.recover is None:
+        raise RecipeError("would have no effect without recovery", where="--recover-with", hint="--recover 3min")
     for name in ("round_to", "min_width"):
         if getattr(recipe, name) < 1:
             raise RecipeError("must be at least 1", where=f"--{name.replace('_', '-')} {getattr(recipe, name)}")

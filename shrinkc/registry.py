@@ -15,6 +15,8 @@ SINGULAR = {
     "compensation": "compensation",
     "runtimes": "runtime",
     "oprules": "operator rules",
+    "training": "training method",
+    "torch_ops": "torch operators",
 }
 
 

@@ -12,8 +12,8 @@ from shrinkc.analysis.groups import BoolArray
 from shrinkc.api import RunConfig, RuntimeAdapter, Session
 from shrinkc.calibrating import Samples
 from shrinkc.errors import BudgetError, RecipeError
-from shrinkc.evidence import data as evidence_data
 from shrinkc.evidence import quality as evidence_quality
+from shrinkc.evidence.batching import batch_size
 from shrinkc.evidence.data import Data
 from shrinkc.evidence.quality import Quality
 from shrinkc.log import Progress
@@ -103,4 +103,4 @@ def drop_of(quality: Quality) -> float:
 
 def _quality(dense: Session, pruned: ir.Model, judged: Data, runtime: RuntimeAdapter, opened: Opened) -> Quality:
     session = runtime.load(shrinkc_ir.loadable(pruned), RunConfig(threads=0))
-    return evidence_quality.measure(dense, session, judged, evidence_data.fixed_batch(opened.model) or QUALITY_BATCH)
+    return evidence_quality.measure(dense, session, judged, batch_size(opened.analysis, QUALITY_BATCH))

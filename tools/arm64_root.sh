@@ -6,6 +6,7 @@ set -euo pipefail
 folder=$(realpath -m "${1:?usage: arm64_root.sh FOLDER [PIP...]}")
 pip=("${@:2}")
 [ ${#pip[@]} -gt 0 ] || pip=(python3 -m pip)
+case ${pip[0]} in */*) pip[0]=$(realpath --no-symlinks "${pip[0]}") ;; esac
 constraints=$(realpath "$(dirname "$0")/../constraints-test.txt")
 mkdir -p "$folder"/{apt/lists/partial,apt/cache/archives/partial,host,root,wheels}
 cd "$folder"

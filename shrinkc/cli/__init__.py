@@ -18,6 +18,7 @@ from shrinkc.cli.profile import profile
 from shrinkc.cli.quantize import quantize
 from shrinkc.cli.recipes import recipes
 from shrinkc.cli.targets import targets
+from shrinkc.cli.train import train
 from shrinkc.cli.validate import validate
 from shrinkc.errors import ShrinkcError
 
@@ -37,6 +38,7 @@ cli.add_command(profile)
 cli.add_command(quantize)
 cli.add_command(recipes)
 cli.add_command(targets)
+cli.add_command(train)
 cli.add_command(validate)
 
 

@@ -6,7 +6,8 @@ from typing import Any
 
 import click
 
-from shrinkc.cli.options import model_options, output_options, progress_for, shapes_of
+from shrinkc.cli.options import aside, model_options, output_options, progress_for, shapes_of
+from shrinkc.launching import rank
 
 PLANNING = (
     "recipe",
@@ -27,10 +28,12 @@ PLANNING = (
     "include",
     "target",
 )
-USERS_OF_CHANCE = ("data", "recipe", "criterion", "allocator", "compensation")
+USERS_OF_CHANCE = ("data", "recipe", "criterion", "allocator", "compensation", "recover")
 """Without any of these nothing but the proof draws random numbers."""
 
 GRADIENT_CRITERIA = ("fisher", "taylor")
+DEFAULT_RECOVERY = "3min"
+RECOVERY = ("recover", "recover_with", "checkpoint")
 PLANNING_WITH_A_PLAN = tuple(name for name in PLANNING if name != "target")
 
 
@@ -94,6 +97,20 @@ PLANNING_WITH_A_PLAN = tuple(name for name in PLANNING if name != "target")
     help="How the rest makes up for what went: a compensation by name, or none.  [default: rectified with data, none without]",
 )
 @click.option(
+    "--recover",
+    is_flag=False,
+    flag_value=DEFAULT_RECOVERY,
+    metavar="[BUDGET]",
+    help="Let the result learn from the original on --data for 5epochs, 2000steps or 3min; no labels needed.  "
+    f"[without a value: {DEFAULT_RECOVERY}]",
+)
+@click.option("--recover-with", metavar="NAME|FILE", help="Training recipe of the recovery.  [default: recovery]")
+@click.option(
+    "--checkpoint",
+    type=click.Path(dir_okay=False),
+    help="Where recovery writes how far it is, and goes on from if it was interrupted.",
+)
+@click.option(
     "--max-drop", type=float, metavar="POINTS", help="Look for the largest cut that loses no more, measured on held-out data."
 )
 @click.option("--round-to", type=int, metavar="N", help="Keep multiples of N channels.  [default: the target's]")
@@ -138,6 +155,9 @@ def compress(
     """
     settings = {name: value for name, value in options.items() if value is not None and value is not False and value != ()}
     _refuse_idle_flags(settings, no_optimize, no_verify, no_latency, threads)
+    if rank():
+        quiet, as_json, verbose, no_latency = True, False, False, True
+        settings.update(aside(settings, ("output", "save_plan")))
     progress = progress_for(quiet, verbose)
 
     from shrinkc.pipeline import compress as run
@@ -169,6 +189,9 @@ def _refuse_idle_flags(
             raise click.UsageError("--save-plan would only copy --plan")
     if "gradients" in settings and settings.get("criterion") not in GRADIENT_CRITERIA:
         raise click.UsageError(f"--gradients has no effect without --criterion {' or '.join(GRADIENT_CRITERIA)}")
+    idle = [name for name in RECOVERY[1:] if name in settings and "recover" not in settings]
+    if idle and "recipe" not in settings:
+        raise click.UsageError(f"{_flags(idle)} has no effect without --recover")
     _refuse_idle_latency_flags(settings, no_latency)
     if threads is not None and no_latency:
         raise click.UsageError("--threads has no effect with --no-latency")
@@ -182,6 +205,7 @@ def _refuse_idle_flags(
                 ("threads", threads),
                 ("seed", settings.get("seed") and not any(name in settings for name in USERS_OF_CHANCE)),
                 ("eval_data", settings.get("eval_data")),
+                *((name, settings.get(name)) for name in RECOVERY),
             )
             if given
         ]

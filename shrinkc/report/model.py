@@ -71,6 +71,53 @@ class Calibration:
 
 
 @dataclass(frozen=True)
+class Recovery:
+    """Training of a cut model with its original as the teacher.
+
+    Attributes
+    ----------
+    budget : str
+        As it was given.
+    steps : int
+    seconds : float
+        Of training, evaluation included.
+    samples, held_out : int
+        Trained on, and held out to tell which model is the best; the same ones if ``is_shared``.
+    is_shared : bool
+    is_synthetic : bool
+        They were made up from the model.
+    loss_before, loss_after : float
+        On the held-out samples.
+    agreement_before, agreement_after : float or None
+        Share of them with the original's largest class.
+    accuracy_before, accuracy_after : float or None
+        On them, with labels.
+    stopped : str
+        Why training ended.
+    processes : int
+    settings : mapping
+        As resolved.
+    """
+
+    budget: str
+    steps: int
+    seconds: float
+    samples: int
+    held_out: int
+    is_shared: bool
+    is_synthetic: bool
+    loss_before: float
+    loss_after: float
+    agreement_before: float | None
+    agreement_after: float | None
+    accuracy_before: float | None
+    accuracy_after: float | None
+    stopped: str
+    processes: int
+    settings: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
 class Report:
     """Result of one run.
 
@@ -107,6 +154,7 @@ class Report:
     versions: Mapping[str, str]
     machine: Mapping[str, Any]
     calibration: Calibration | None = None
+    recovery: Recovery | None = None
     latency_basis: str = ""
     notes: tuple[str, ...] = ()
     files: Mapping[str, str] = field(default_factory=dict)

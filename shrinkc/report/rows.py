@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from shrinkc.report.model import Calibration, Report
+from shrinkc.report.model import Calibration, Recovery, Report
 
 
 @dataclass(frozen=True)
@@ -86,6 +86,8 @@ def remarks(report: Report) -> list[str]:
     lines.append(_quality_remark(report))
     if report.calibration is not None:
         lines.append(_calibration_remark(report.calibration))
+    if report.recovery is not None:
+        lines.append(_recovery_remark(report.recovery))
     lines += _prediction_remark(report)
     lines.append(_proof_remark(report))
     lines += [f"{level.runtime}: {level.level}: {level.detail}." for level in report.runtimes if level.level == "not run"]
@@ -109,6 +111,23 @@ def _calibration_remark(used: Calibration) -> str:
         return f"{what}; compensation: {used.compensation}."
     before, after = (100 * sum(getattr(layer, name) for layer in used.layers) / len(used.layers) for name in ERRORS)
     return f"{what}; {used.compensation}: mean error of {len(used.layers)} layers from {before:.1f} % to {after:.1f} %."
+
+
+def _recovery_remark(recovery: Recovery) -> str:
+    judged = "the samples it trained on" if recovery.is_shared else f"{recovery.held_out} samples held out"
+    made_up = " (made up from the model)" if recovery.is_synthetic else ""
+    changes = [f"loss from {recovery.loss_before:.4g} to {recovery.loss_after:.4g}"]
+    for name, before, after in (
+        ("agreement", recovery.agreement_before, recovery.agreement_after),
+        ("accuracy", recovery.accuracy_before, recovery.accuracy_after),
+    ):
+        if before is not None and after is not None:
+            changes.append(f"{name} from {before:.2%} to {after:.2%}")
+    shared = f" by {recovery.processes} processes" if recovery.processes > 1 else ""
+    return (
+        f"Recovery: {recovery.steps} steps in {seconds(recovery.seconds)}{shared} on {recovery.samples} samples{made_up}; "
+        f"on {judged}: {', '.join(changes)}; {recovery.stopped}."
+    )
 
 
 ERRORS = ("error_before", "error_after")
