@@ -16,7 +16,7 @@ from shrinkc.evidence.sensitivity import with_sensitivities
 from shrinkc.evidence.synthetic import synthesise
 from shrinkc.log import Progress
 from shrinkc.opening import Opened
-from shrinkc.recipe import NO_COMPENSATION, Recipe
+from shrinkc.recipe import CHANNELS, LOWRANK, NO_COMPENSATION, Recipe
 
 HELD_OUT_EVERY = 4
 """Every so-manieth sample is held out to judge the result, where the data has to serve for both."""
@@ -61,13 +61,20 @@ class Samples:
 
 def needs_evidence(recipe: Recipe) -> bool:
     """Whether channels are chosen by what data says."""
+    if recipe.method == LOWRANK:
+        return False
     parts = [registry.built("criteria", recipe.criterion), registry.built("allocators", recipe.allocator)]
     return any(part.needs_evidence for part in parts)
 
 
+def factors_need_data(recipe: Recipe) -> bool:
+    """Whether layers are factorised by what data says."""
+    return recipe.method != CHANNELS and bool(registry.built("factorizations", recipe.factorization).needs_data)
+
+
 def needs_data(recipe: Recipe, *, is_replay: bool) -> bool:
     """Whether anything a run does looks at data; a replayed plan has its channels chosen already."""
-    asked = not is_replay and needs_evidence(recipe)
+    asked = (not is_replay and needs_evidence(recipe)) or factors_need_data(recipe)
     if recipe.compensation == NO_COMPENSATION:
         return asked
     return asked or bool(registry.built("compensation", recipe.compensation).needs_data)

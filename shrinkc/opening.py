@@ -12,7 +12,7 @@ import onnx_ir as ir
 
 from shrinkc import ir as shrinkc_ir
 from shrinkc import registry, shapes
-from shrinkc.analysis.cost import CostModel
+from shrinkc.analysis.cost import Cost, CostModel
 from shrinkc.analysis.groups import Analysis, analyse
 from shrinkc.analysis.labels import Shape
 from shrinkc.canonicalize import drop_unused
@@ -79,6 +79,11 @@ def open_model(path: Path, recipe: Recipe, data: Data | None, model: ir.Model, p
     cost = CostModel(analysis, max(0, size - shrinkc_ir.size_bytes(model)))
     assumed = tuple(name for name in shapes.with_free_sizes(model) if name not in given)
     return Opened(path, model, sha256(path), size, sizes, assumed, inlined, analysis, cost)
+
+
+def counted_cost(model: ir.Model, sizes: dict[str, Shape]) -> Cost:
+    """Cost of a model as it is, counted anew; its bytes are those of its tensors."""
+    return CostModel(analyse(model, sizes, registry.operator_rules())).dense()
 
 
 def _given_shapes(model: ir.Model, recipe: Recipe, data: Data | None) -> dict[str, Shape]:

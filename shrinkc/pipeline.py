@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx_ir as ir
 
 from shrinkc import ir as shrinkc_ir
@@ -24,13 +27,17 @@ from shrinkc.evidence import data as evidence_data
 from shrinkc.evidence import gradients as evidence_gradients
 from shrinkc.evidence import sources
 from shrinkc.evidence.quality import Quality
+from shrinkc.factor_proof import FactorProof, prove_factors
+from shrinkc.factorable import Found
+from shrinkc.factorising import Factorising
 from shrinkc.files import sha256, write_text
 from shrinkc.log import Progress, Silent
+from shrinkc.lowrank import Factorised, Times
 from shrinkc.measuring import measured
-from shrinkc.opening import Opened, loaded, open_model
+from shrinkc.opening import Opened, counted_cost, loaded, open_model
 from shrinkc.plan import Plan
 from shrinkc.planning import Planned
-from shrinkc.recipe import Recipe
+from shrinkc.recipe import CHANNELS, Recipe
 from shrinkc.repairing import repaired
 from shrinkc.report import facts
 from shrinkc.report import json as report_json
@@ -89,6 +96,8 @@ class Run:
     runtime : RuntimeAdapter
         Of the evidence, the proof and the measurements.
     progress : Progress
+    factorising : Factorising
+        Idle where the method is ``channels``.
     """
 
     opened: Opened
@@ -97,6 +106,7 @@ class Run:
     samples: Samples
     runtime: RuntimeAdapter
     progress: Progress
+    factorising: Factorising
 
 
 def compress(
@@ -187,7 +197,9 @@ def compress(
         runtime: RuntimeAdapter = registry.load("runtimes", CHECK_RUNTIME)()
         is_looked_at = needs_data(recipe, is_replay=saved is not None)
         shared = shared_out(opened, recipe, is_looked_at, given, judged if eval_data is not None else None)
-        run = Run(opened, recipe, artifacts, shared, runtime, progress)
+        times = Times(opened.model, opened.analysis.shadow, runtime, threads) if measure_latency and not dry_run else None
+        factorising = Factorising(opened, recipe, shared.calibration, runtime, progress, times)
+        run = Run(opened, recipe, artifacts, shared, runtime, progress, factorising)
         if saved is None:
             known = {} if gradients is None else evidence_gradients.load(gradients, opened.analysis)
             chosen = _plan(run, known)
@@ -202,7 +214,9 @@ def compress(
 
 def _settings_of(saved: Plan) -> dict[str, Any]:
     """Settings that a replay takes from the plan: what the groups are, and how the rest is repaired."""
-    names = ("prune", "independent_groups", "compensation")
+    names = ["prune", "independent_groups", "compensation"]
+    if saved.ranks:
+        names += ["method", "factorization", "forms", "round_to"]
     return {name: saved.settings[name] for name in names if saved.settings.get(name) is not None}
 
 
@@ -236,15 +250,28 @@ def _plan(run: Run, gradients: Mapping[str, FloatArray]) -> Planned:
             run.samples,
             run.runtime,
             run.progress,
-            planned_for=lambda recipe: _plan_within_size(run.opened, recipe, evidence),
-            cut=lambda is_kept: _cut(run.opened, run.recipe, is_kept),
+            planned_for=lambda recipe: _planned(run, recipe, evidence),
+            built=lambda plan: _built(run, plan, is_proved=False).model,
         )
-    with run.progress.stage("scoring and allocating"):
-        return _plan_within_size(run.opened, run.recipe, evidence)
+    return _planned(run, run.recipe, evidence)
+
+
+def _planned(run: Run, recipe: Recipe, evidence: Evidence | None) -> Planned:
+    if recipe.method == CHANNELS:
+        with run.progress.stage("scoring and allocating"):
+            return _plan_within_size(run.opened, recipe, evidence, planning.planned_for)
+    work = run.factorising
+
+    def plan(found: Found) -> Planned:
+        made = partial(planning.planned_with_ranks, found=found, sensitivity=work.sensitivity)
+        with run.progress.stage("scoring and allocating"):
+            return _plan_within_size(run.opened, recipe, evidence, made)
+
+    return work.planned(plan)
 
 
 def _check_not_empty(chosen: Plan, analysis: Analysis) -> None:
-    if chosen.removes_nothing:
+    if chosen.changes_nothing:
         raise BudgetError(
             "the plan removes nothing",
             because=_why_nothing(analysis),
@@ -252,19 +279,19 @@ def _check_not_empty(chosen: Plan, analysis: Analysis) -> None:
         )
 
 
-def _plan_within_size(opened: Opened, recipe: Recipe, evidence: Evidence | None) -> Planned:
+def _plan_within_size(opened: Opened, recipe: Recipe, evidence: Evidence | None, plan: Callable[..., Planned]) -> Planned:
     """Plan whose written file meets the budget of bytes: what the graph itself takes is only known once it is cut."""
     budgets = [budget.of(opened.cost.dense()) for budget in recipe.budgets()]
     limits = [budget.amount for budget in budgets if budget.quantity == "size_bytes"]
     cost, excess = opened.cost, 0
     for _ in range(SIZE_TRIES):
-        planned = planning.planned_for(opened.analysis, recipe, budgets, cost, opened.sha256, evidence)
+        planned = plan(opened.analysis, recipe, budgets, cost, opened.sha256, evidence)
         if not limits:
             return planned
         is_kept = opened.analysis.keep_mask(planned.plan.keep())
         size = shrinkc_ir.written_bytes(_cut(opened, recipe, is_kept))
         excess = size - cost.of(is_kept).size_bytes
-        if size <= min(limits):
+        if size <= min(limits) or (planned.plan.ranks and excess <= 0):
             return planned
         cost = cost.plus_overhead(excess)
     raise BudgetError(
@@ -284,33 +311,64 @@ def _why_nothing(analysis: Analysis) -> str:
     return "every group is at its smallest admissible width"
 
 
+@dataclass(frozen=True, eq=False)
+class Built:
+    """A plan carried out: the model to write, and what is known of every step on the way."""
+
+    model: ir.Model
+    proof: Proof | None
+    repair: Repaired
+    factorised: Factorised | None = None
+    factor_proof: FactorProof | None = None
+
+
+def _built(run: Run, plan: Plan, *, is_proved: bool) -> Built:
+    opened = run.opened
+    is_kept = opened.analysis.keep_mask(plan.keep())
+    with run.progress.stage("removing channels"):
+        model = _cut(opened, run.recipe, is_kept)
+    proof = _prove(run, model, is_kept) if is_proved and not plan.removes_nothing else None
+    repair = Repaired() if plan.removes_nothing else _repaired(run, model, is_kept)
+    if not plan.ranks:
+        return Built(model, proof, repair)
+    work = run.factorising.built(model, plan)
+    factor_proof = _prove_factors(run, model, work) if is_proved else None
+    refit = _repaired(run, work.model, is_kept)
+    both = Repaired(tuple(dict.fromkeys((*repair.tensors, *refit.tensors))), refit.layers, (*repair.notes, *refit.notes))
+    return Built(work.model, proof, both, work, factor_proof)
+
+
+def _repaired(run: Run, model: ir.Model, is_kept: BoolArray) -> Repaired:
+    return repaired(run.opened, run.recipe, model, is_kept, run.samples.calibration, run.runtime, run.progress)
+
+
 def _carry_out(run: Run, chosen: Planned, threads: int, measure_latency: bool) -> Report:
     opened, artifacts = run.opened, run.artifacts
-    is_kept = opened.analysis.keep_mask(chosen.plan.keep())
-    with run.progress.stage("removing channels"):
-        pruned = _cut(opened, run.recipe, is_kept)
-    proof = _prove(run, pruned, is_kept)
-    repair = repaired(opened, run.recipe, pruned, is_kept, run.samples.calibration, run.runtime, run.progress)
+    built = _built(run, chosen.plan, is_proved=run.recipe.verify)
     if artifacts.plan is not None:
-        write_text(artifacts.plan, plans.dumps(replace(chosen.plan, compensated=repair.tensors)))
+        write_text(artifacts.plan, plans.dumps(replace(chosen.plan, compensated=built.repair.tensors)))
     with run.progress.stage("writing the model"):
         # Weights that came in a file of their own leave in one.
         limit = shrinkc_ir.INLINE_LIMIT_BYTES if opened.has_data_file else shrinkc_ir.PROTOBUF_LIMIT_BYTES
-        written = shrinkc_ir.save(pruned, artifacts.output, single_file_bytes=limit)
-    predicted = opened.cost.of(is_kept)
+        written = shrinkc_ir.save(built.model, artifacts.output, single_file_bytes=limit)
+    report = _predicted(run, chosen)
+    counted = report.after if built.factorised is None else counted_cost(built.model, opened.shapes)
     report = replace(
-        _predicted(run, chosen),
+        report,
         is_written=True,
         output_sha256=sha256(artifacts.output),
-        after=Cost(predicted.macs, predicted.parameters, written),
-        proof=proof,
-        proof_note="" if proof else "not run: --no-verify",
-        calibration=_calibration(run, repair),
-        notes=(*_notes(run), *repair.notes),
+        after=Cost(counted.macs, counted.parameters, written),
+        proof=built.proof,
+        proof_note="not run: --no-verify" if not run.recipe.verify else "",
+        calibration=_calibration(run, built.repair),
+        factors=run.factorising.rows(chosen.plan.ranks, built.factorised) if run.recipe.method != CHANNELS else (),
+        factor_proof=built.factor_proof,
+        notes=(*_notes(run), *built.repair.notes),
     )
     judged = run.samples.evaluation
-    report = measured(report, opened, artifacts.output, run.runtime, judged, threads, measure_latency, run.progress)
-    return _written(report, artifacts)
+    return _written(
+        measured(report, opened, artifacts.output, run.runtime, judged, threads, measure_latency, run.progress), artifacts
+    )
 
 
 def _calibration(run: Run, repair: Repaired) -> Calibration | None:
@@ -320,28 +378,42 @@ def _calibration(run: Run, repair: Repaired) -> Calibration | None:
     return Calibration(used.source, used.n_samples, used.is_synthetic, run.recipe.compensation, repair.layers)
 
 
-def _prove(run: Run, pruned: ir.Model, is_kept: BoolArray) -> Proof | None:
+def _prove(run: Run, pruned: ir.Model, is_kept: BoolArray) -> Proof:
     """Proof of the surgery itself, before anything is compensated."""
-    if not run.recipe.verify:
-        return None
-    opened, real = run.opened, run.samples.evaluation or run.samples.calibration
-    head = None if real is None else real.head(evidence_data.fixed_batch(opened.model) or 2)
-    with run.progress.stage("proving the surgery"):
-        try:
-            return verify.prove(
-                opened.analysis, is_kept, pruned, opened.shapes, run.runtime, seed=run.recipe.seed, samples=head
-            )
-        except VerificationError as error:
-            rejected = run.artifacts.beside(".rejected.onnx")
-            shrinkc_ir.save(pruned, rejected)
-            error.hint = f"{error.hint + '; ' if error.hint else ''}the rejected model is kept at {rejected}"
-            raise
+    opened, head = run.opened, _head(run)
+    with run.progress.stage("proving the surgery"), _keeping_rejected(run, pruned):
+        return verify.prove(opened.analysis, is_kept, pruned, opened.shapes, run.runtime, seed=run.recipe.seed, samples=head)
+
+
+def _prove_factors(run: Run, before: ir.Model, work: Factorised) -> FactorProof:
+    """Proof of the factorisation itself, before anything is refitted."""
+    names, shapes = list(work.weights), run.opened.shapes
+    with run.progress.stage("proving the factors"), _keeping_rejected(run, work.model):
+        return prove_factors(before, work.model, names, shapes, run.runtime, seed=run.recipe.seed, samples=_head(run))
+
+
+def _head(run: Run) -> dict[str, np.ndarray] | None:
+    """A few real samples for a proof."""
+    real = run.samples.evaluation or run.samples.calibration
+    return None if real is None else real.head(evidence_data.fixed_batch(run.opened.model) or 2)
+
+
+@contextmanager
+def _keeping_rejected(run: Run, model: ir.Model) -> Iterator[None]:
+    """Write down a model that fails its proof, and say where."""
+    try:
+        yield
+    except VerificationError as error:
+        rejected = run.artifacts.beside(".rejected.onnx")
+        shrinkc_ir.save(model, rejected)
+        error.hint = f"{error.hint + '; ' if error.hint else ''}the rejected model is kept at {rejected}"
+        raise
 
 
 def _predicted(run: Run, chosen: Planned) -> Report:
     """Report of what a plan will do; nothing is measured yet."""
     opened, recipe, artifacts = run.opened, run.recipe, run.artifacts
-    cost = opened.cost.of(opened.analysis.keep_mask(chosen.plan.keep()))
+    cost = chosen.cost or opened.cost.of(opened.analysis.keep_mask(chosen.plan.keep()))
     write_recipe(recipe, artifacts)
     before = opened.cost.dense()
     return Report(

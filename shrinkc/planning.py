@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx_ir as ir
@@ -17,17 +17,23 @@ from shrinkc.api import Allocator, Checking, Criterion, Evidence, FloatArray, Pr
 from shrinkc.budget import Budget
 from shrinkc.edits import make_plan
 from shrinkc.errors import BudgetError, PluginError, RecipeError, UnsupportedGraphError
+from shrinkc.factorable import Found
 from shrinkc.graphs import inner_graphs
 from shrinkc.plan import Plan
-from shrinkc.recipe import Recipe
+from shrinkc.rank_allocation import RankAllocating, best_forms
+from shrinkc.recipe import AUTO, Recipe
 
 
 @dataclass(frozen=True)
 class Planned:
-    """A plan, and what it is predicted to cost in every group whose consumers the evidence knows."""
+    """A plan, and what it is predicted to cost in every group whose consumers the evidence knows.
+
+    ``cost`` is what the model will cost where layers are factorised, None where channels alone tell.
+    """
 
     plan: Plan
     forecast: Mapping[str, GroupForecast]
+    cost: Cost | None = None
 
 
 def plan_for(
@@ -64,7 +70,7 @@ def planned_for(
             "nothing in this model can be removed", because=_why(analysis), hint="`shrinkc inspect` lists every reason"
         )
     allocator: Allocator = registry.built("allocators", recipe.allocator)
-    problem = _problem(analysis, recipe, budgets, cost, evidence, allocator)
+    problem = channel_problem(analysis, recipe, budgets, cost, evidence, allocator)
     if isinstance(allocator, Prescription):
         allocation = problem.at(1.0)
     elif recipe.prune_ratio is not None:
@@ -75,7 +81,52 @@ def planned_for(
     return Planned(plan, problem.forecast(allocation.keep))
 
 
-def _problem(
+def planned_with_ranks(
+    analysis: Analysis,
+    recipe: Recipe,
+    budgets: Sequence[Budget],
+    cost: CostModel,
+    model_sha256: str,
+    evidence: Evidence | None,
+    found: Found,
+    sensitivity: Mapping[str, float],
+) -> Planned:
+    """Plan of ranks, and of channels too where the method is ``auto``.
+
+    Raises
+    ------
+    BudgetError
+        No layer can be factorised, or the budget is out of reach.
+    RecipeError
+        See :func:`planned_for`.
+    """
+    is_joint = recipe.method == AUTO and bool(analysis.groups)
+    if not found.candidates and not is_joint:
+        reasons = "; ".join(f"{layer.layer}: {layer.reason}" for layer in found.whole[:3])
+        raise BudgetError("no layer of this model can be factorised", because=reasons or "it has none of its own weights")
+    _check_not_met(budgets, cost.dense())
+    allocator: Allocator = registry.built("allocators", recipe.allocator)
+    channels = channel_problem(analysis, recipe, budgets, cost, evidence, allocator) if is_joint else None
+    problem = RankAllocating(
+        analysis,
+        cost,
+        allocator,
+        best_forms(found.candidates, FORM_SHARE),
+        channels=channels,
+        sensitivity=sensitivity,
+        quantities=[budget.quantity for budget in budgets] or ("macs",),
+    )
+    allocation = problem.within(budgets, found.whole)
+    plan = make_plan(analysis, allocation.keep, model_sha256, recipe.to_json())
+    forecast = {} if channels is None else channels.forecast(allocation.keep)
+    return Planned(replace(plan, ranks=allocation.ranks), forecast, allocation.cost)
+
+
+FORM_SHARE = 0.5
+"""Share of a layer's work at which its forms are compared."""
+
+
+def channel_problem(
     analysis: Analysis,
     recipe: Recipe,
     budgets: Sequence[Budget],
@@ -83,6 +134,7 @@ def _problem(
     evidence: Evidence | None,
     allocator: Allocator,
 ) -> Allocating:
+    """The problem of which channels stay, as a recipe puts it."""
     criterion = _criterion(analysis, recipe)
     if criterion.needs_evidence and evidence is None:
         raise RecipeError("the criterion needs data", where=f"--criterion {recipe.criterion}", hint="give --data FILE.npz")
@@ -104,12 +156,16 @@ def _problem(
 
 
 def _within(problem: Allocating, budgets: Sequence[Budget], dense: Cost) -> Allocation:
+    _check_not_met(budgets, dense)
+    return problem.within(budgets)
+
+
+def _check_not_met(budgets: Sequence[Budget], dense: Cost) -> None:
     for budget in budgets:
         if budget.is_met(dense, dense):
             raise RecipeError(
                 "the model is within the budget already", where=budget.describe(dense), because=f"it has {budget.show(dense)}"
             )
-    return problem.within(budgets)
 
 
 def _criterion(analysis: Analysis, recipe: Recipe) -> Criterion:
@@ -189,6 +245,8 @@ def replayed(plan: Plan, analysis: Analysis, model_sha256: str, name: str) -> Pl
         ):
             raise RecipeError("the plan keeps impossible positions", where=step.group)
     fresh = make_plan(analysis, plan.keep(), model_sha256, plan.settings)
+    if len({step.layer for step in plan.ranks}) != len(plan.ranks):
+        raise RecipeError("the plan factorises a layer twice", where=name)
     if fresh.groups != plan.groups:
         raise RecipeError(
             "the plan's slices do not belong to its steps", where=name, hint="it was edited by hand or made by another version"

@@ -19,6 +19,14 @@ NO_COMPENSATION = "none"
 DEFAULT_MACS = "70%"
 """Budget when none is given: a cut that leaves many models usable without recovery."""
 
+CHANNELS, LOWRANK, AUTO = "channels", "lowrank", "auto"
+
+METHODS = (CHANNELS, LOWRANK, AUTO)
+"""What a run may do to layers: remove channels, factorise, or whichever of both costs least."""
+
+JOINT_ALLOCATOR = "lagrangian"
+"""Allocator of ranks where none was asked for: their errors are known without data too, of the weights at least."""
+
 AMOUNTS = ("prune_ratio", "macs", "params", "size", "max_drop")
 """Settings that say how much goes."""
 
@@ -36,6 +44,12 @@ class Recipe:
         Budgets, see :func:`shrinkc.budget.parse`.
     max_drop : float or None
         Largest drop, in points, that is allowed; excludes ratio and budgets.
+    method : str
+        ``channels`` removes channels, ``lowrank`` factorises layers, ``auto`` chooses for each layer.
+    factorization : str
+        How factors are found: a plug-in name.
+    forms : str or None
+        What factorised layers may look like: names of rewrites, comma-separated; None is every one there is.
     criterion, allocator : str
         Plug-in names; a parameter may follow after a colon.  With an allocator that prescribes widths there is no budget, no
         ratio, and widths are rounded to nothing.
@@ -62,6 +76,9 @@ class Recipe:
     params: str | None = None
     size: str | None = None
     max_drop: float | None = None
+    method: str = CHANNELS
+    factorization: str = "bn-svd"
+    forms: str | None = None
     criterion: str = "l2"
     allocator: str = "uniform"
     compensation: str = NO_COMPENSATION
@@ -115,6 +132,8 @@ def resolve(**settings: Any) -> Recipe:
         )
     given = {name: value for name, value in settings.items() if value is not None}
     chosen = target.load(given.get("target", "cpu"))
+    if given.get("method", CHANNELS) != CHANNELS:
+        given.setdefault("allocator", JOINT_ALLOCATOR)
     if isinstance(registry.built("allocators", given.get("allocator", Recipe.allocator)), Prescription):
         _check_prescribed(given)
     else:
@@ -158,3 +177,20 @@ def _check(recipe: Recipe) -> None:
             raise RecipeError("must be at least 1", where=f"--{name.replace('_', '-')} {getattr(recipe, name)}")
     recipe.budgets()
     recipe.kinds()
+    _check_method(recipe)
+
+
+def _check_method(recipe: Recipe) -> None:
+    if recipe.method not in METHODS:
+        raise RecipeError("no such method", where=f"--method {recipe.method}", hint=f"known: {', '.join(METHODS)}")
+    if recipe.method == CHANNELS:
+        return
+    if recipe.prune_ratio is not None:
+        raise RecipeError(
+            "a ratio is one of channels; ranks need a budget", where=f"--method {recipe.method}", hint="give --macs or --params"
+        )
+    if isinstance(registry.built("allocators", recipe.allocator), Prescription):
+        raise RecipeError("the allocator prescribes widths of channels", where=f"--allocator {recipe.allocator}")
+    registry.built("factorizations", recipe.factorization)
+    for name in [] if recipe.forms is None else recipe.forms.split(","):
+        registry.built("rewrites", name.strip())

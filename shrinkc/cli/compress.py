@@ -16,6 +16,9 @@ PLANNING = (
     "size",
     "criterion",
     "allocator",
+    "method",
+    "factorization",
+    "forms",
     "max_drop",
     "round_to",
     "min_width",
@@ -27,6 +30,9 @@ PLANNING = (
 )
 USERS_OF_CHANCE = ("data", "recipe", "criterion", "allocator", "compensation")
 """Without any of these nothing but the proof draws random numbers."""
+
+OF_RANKS = ("factorization", "forms")
+OF_CHANNELS = ("criterion", "prune_ratio", "min_width", "prune", "independent_groups")
 
 GRADIENT_CRITERIA = ("fisher", "taylor")
 PLANNING_WITH_A_PLAN = tuple(name for name in PLANNING if name != "target")
@@ -73,6 +79,16 @@ PLANNING_WITH_A_PLAN = tuple(name for name in PLANNING if name != "target")
     metavar="RATIO",
     help="Fraction of the channels of every group to remove, in place of a budget.",
 )
+@click.option(
+    "--method",
+    type=click.Choice(["channels", "lowrank", "auto"]),
+    help="Remove channels, factorise layers, or whichever of both (or neither) costs each layer least.  [default: channels]",
+)
+@click.option(
+    "--factorization",
+    help="How factors are found: svd, bn-svd, whitened-svd.  [default: whitened-svd with data, bn-svd without]",
+)
+@click.option("--forms", metavar="NAMES", help="What factorised layers may look like, comma-separated.  [default: any]")
 @click.option("--criterion", help="Which channels matter least: a criterion by name.  [default: obs with data, l2 without]")
 @click.option(
     "--allocator",
@@ -157,6 +173,7 @@ def _refuse_idle_flags(
             raise click.UsageError(f"--plan settles what is removed; {_flags(idle)} would have no effect")
         if "save_plan" in settings:
             raise click.UsageError("--save-plan would only copy --plan")
+    _refuse_idle_methods(settings)
     if "gradients" in settings and settings.get("criterion") not in GRADIENT_CRITERIA:
         raise click.UsageError(f"--gradients has no effect without --criterion {' or '.join(GRADIENT_CRITERIA)}")
     if threads is not None and no_latency:
@@ -180,6 +197,14 @@ def _refuse_idle_flags(
         raise click.UsageError("--seed has no effect with --no-verify")
 
 
+def _refuse_idle_methods(settings: dict[str, Any]) -> None:
+    """Settings of channels do nothing for ranks, and the other way round."""
+    method = settings.get("method", "channels")
+    idle = [name for name in {"channels": OF_RANKS, "lowrank": OF_CHANNELS}.get(method, ()) if name in settings]
+    if idle and "recipe" not in settings and "plan" not in settings:
+        raise click.UsageError(f"{_flags(idle)} would have no effect with --method {method}")
+
+
 def _flags(names: list[str]) -> str:
     return ", ".join(f"--{name.replace('_', '-')}" for name in names)
 
@@ -200,6 +225,7 @@ def _print(report: Any, is_quiet: bool, as_json: bool) -> None:
 def _print_groups(report: Any) -> None:
     from rich.console import Console
 
-    from shrinkc.report.terminal import show_groups
+    from shrinkc.report.terminal import show_factors, show_groups
 
     show_groups(report, Console(highlight=False))
+    show_factors(report, Console(highlight=False))
