@@ -111,12 +111,13 @@ def evidence_from(
     with progress.stage(f"gathering evidence from {calibration.n_samples} samples"):
         evidence = gather(opened.analysis, calibration, batches, runtime, recipe.seed)
     with progress.stage("probing how much every group matters"):
-        return with_sensitivities(evidence, opened.analysis, _few(batches, opened), runtime)
+        few = few_for_probes(batches, opened, len(opened.analysis.groups))
+        return with_sensitivities(evidence, opened.analysis, few, runtime)
 
 
-def _few(batches: Batches, opened: Opened) -> Batches:
+def few_for_probes(batches: Batches, opened: Opened, probes: int) -> Batches:
     """So many samples for every probe that all of them together take seconds, not minutes."""
-    work = max(1, opened.cost.dense().macs * len(opened.analysis.groups))
+    work = max(1, opened.cost.dense().macs * probes)
     wanted = min(MOST_PROBED, max(LEAST_PROBED, PROBED_MACS // work))
     fixed = evidence_data.fixed_batch(opened.model)
     if fixed is not None:

@@ -9,16 +9,18 @@ from functools import cached_property
 import onnx_ir as ir
 
 from shrinkc.api import RuntimeAdapter
-from shrinkc.calibrating import Batches, batches_for
+from shrinkc.calibrating import Batches, batches_for, few_for_probes
 from shrinkc.canonicalize import drop_unused
 from shrinkc.errors import BudgetError
 from shrinkc.evidence.data import Data
 from shrinkc.factorable import Found
+from shrinkc.layer_sensitivity import layer_sensitivities
 from shrinkc.log import Progress
 from shrinkc.lowrank import Factorised, Times, factorised, found_in, report_rows, scope_of, slower, without
 from shrinkc.opening import Opened
 from shrinkc.plan import Plan, Rank
-from shrinkc.planning import Planned
+from shrinkc.planning import FORM_SHARE, Planned
+from shrinkc.rank_allocation import best_forms
 from shrinkc.recipe import Recipe
 from shrinkc.report.model import FactorRow
 from shrinkc.shapes import Shadow
@@ -60,7 +62,12 @@ class Factorising:
     @cached_property
     def sensitivity(self) -> dict[str, float]:
         """Error of the outputs per error of a layer, by layer; empty without data."""
-        return {}
+        chosen = best_forms(self.found.candidates, FORM_SHARE)
+        if not self.batches or not chosen:
+            return {}
+        few = few_for_probes(self.batches, self.opened, len(chosen))
+        with self.progress.stage("probing how much every layer matters"):
+            return layer_sensitivities(self.opened.model, self.opened.analysis.shadow, chosen, few, self.runtime)
 
     @cached_property
     def found(self) -> Found:

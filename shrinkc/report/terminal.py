@@ -42,13 +42,14 @@ def show_groups(report: Report, console: Console) -> None:
 
 
 def show_factors(report: Report, console: Console) -> None:
-    """Print every layer that was factorised, or why it stays whole."""
-    if not report.factors:
+    """Print every layer that was factorised, or tried; the others and their reasons are in the report."""
+    tried = [row for row in report.factors if row.form is not None]
+    if not tried:
         return
     table = Table(title="layers; errors: share of the variance of their outputs", title_justify="left")
     for name in ("layer", *FACTOR_COLUMNS):
         table.add_column(name)
-    for row in report.factors:
+    for row in tried:
         table.add_row(*map(escape, (row.layer, *factor_cells(row))))
     console.print(table)
 
