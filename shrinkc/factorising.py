@@ -10,7 +10,6 @@ import onnx_ir as ir
 
 from shrinkc.api import RuntimeAdapter
 from shrinkc.calibrating import Batches, batches_for, few_for_probes
-from shrinkc.canonicalize import drop_unused
 from shrinkc.errors import BudgetError
 from shrinkc.evidence.data import Data
 from shrinkc.factorable import Found
@@ -104,7 +103,7 @@ class Factorising:
         """Carry out the ranks of a plan on a model, its channels cut already."""
         candidates = self.found if plan.removes_nothing else self._found_in(base, plan.ranks)
         with self.progress.stage(f"factorising {len(plan.ranks)} layers"):
-            result = factorised(
+            return factorised(
                 base,
                 self.opened.shapes,
                 plan.ranks,
@@ -113,8 +112,6 @@ class Factorising:
                 self.runtime,
                 self.recipe.seed,
             )
-            drop_unused(result.model)
-        return result
 
     def _found_in(self, base: ir.Model, ranks: Sequence[Rank]) -> Found:
         scope = scope_of(self.recipe, frozenset(step.layer for step in ranks))

@@ -11,6 +11,7 @@ import onnx_ir as ir
 from shrinkc import ir as shrinkc_ir
 from shrinkc import registry
 from shrinkc.api import FloatArray, RunConfig, RuntimeAdapter, Session
+from shrinkc.canonicalize import drop_unused
 from shrinkc.errors import BuildError, RecipeError
 from shrinkc.evidence.patches import rows
 from shrinkc.evidence.responses import Batches, needed_values, positions_of, response_sampling
@@ -149,6 +150,7 @@ def factorised(
     chains = {step.layer: chosen[step.layer].chain(step.rank) for step in ranks}
     copy = model.clone()
     added = factorise(copy, sites_of(copy, Shadow.of(copy, shapes)), chains)
+    drop_unused(copy)
     measured = _measured_errors(model, chosen, chains, batches, runtime, seed)
     return Factorised(copy, added, chains, chosen, measured)
 
