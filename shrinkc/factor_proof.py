@@ -18,7 +18,8 @@ from shrinkc import ir as shrinkc_ir
 from shrinkc.analysis.attributes import input_at
 from shrinkc.api import FloatArray, RuntimeAdapter
 from shrinkc.errors import VerificationError
-from shrinkc.evidence.sites import Site, sites_of
+from shrinkc.evidence.sites import Site
+from shrinkc.factorable import layers_of
 from shrinkc.feeding import Arrays, feeds
 from shrinkc.shapes import Shadow
 from shrinkc.stages import Stage, composed
@@ -72,7 +73,7 @@ def _trials(
     samples: Arrays | None,
 ) -> Iterator[Trial]:
     inputs = feeds(before, shapes, seed, samples)
-    sites = sites_of(before, Shadow.of(before, shapes))
+    sites = layers_of(before, Shadow.of(before, shapes))
     chains = {site.name: site.data.name or "" for site in sites if site.name in layers}
     original = load_model(runtime, before, "the model before")
     for weights in ("real", "redrawn"):
@@ -130,7 +131,7 @@ def _stage(node: ir.Node) -> Stage:
 def with_products(before: ir.Model, after: ir.Model, layers: Sequence[str], shapes: Mapping[str, tuple[int, ...]]) -> ir.Model:
     """The model before, its nodes as they were, with the products of the factors as weights."""
     copy = before.clone()
-    sites = {site.name: site for site in sites_of(copy, Shadow.of(copy, shapes))}
+    sites = {site.name: site for site in layers_of(copy, Shadow.of(copy, shapes))}
     for layer in layers:
         site = sites[layer]
         weight, bias = composed(stages_of(chain_of(after, layer, site.data.name or "")))
@@ -144,7 +145,7 @@ def _store(model: ir.Model, site: Site, weight: FloatArray, bias: FloatArray | N
     old = shrinkc_ir.stored_array(site.weight)
     node = site.node
     array = np.ascontiguousarray(weight.astype(old.dtype))
-    node.replace_input_with(1, _added(model, f"{site.name}.product", array))
+    node.replace_input_with(1 - _data_index(node), _added(model, f"{site.name}.product", array))
     for name in ("alpha", "beta"):
         node.attributes.pop(name, None)
     if bias is None:

@@ -12,10 +12,10 @@ import numpy as np
 import onnx_ir as ir
 
 from shrinkc import ir as shrinkc_ir
-from shrinkc.analysis.attributes import input_at
+from shrinkc.analysis.attributes import input_at, int_of
 from shrinkc.api import FloatArray, RuntimeAdapter
 from shrinkc.evidence.responses import Batches, Response, needed_values, observable, responses
-from shrinkc.evidence.sites import Site, sites_of
+from shrinkc.evidence.sites import Site, is_alone, sites_of
 from shrinkc.evidence.walking import Walk
 from shrinkc.factors import BasisOf, Chain, Factored, Factorization, Form, LinearLayer, Sizes, Work
 from shrinkc.shapes import Shadow
@@ -87,6 +87,8 @@ class Candidate:
             return Chain((Stage("Conv", shaped, self.layer.bias.reshape(-1), attributes),))
         if site.node.op_type == "MatMul":
             return Chain((Stage("MatMul", weight.T),))
+        if is_table(site):
+            return Chain((Stage("Gather", weight.T, attributes={"axis": 0}),))
         return Chain((Stage("Gemm", weight, self.layer.bias.reshape(-1), {"transB": 1}),))
 
     def as_matrix(self, weight: FloatArray) -> FloatArray:
@@ -104,7 +106,8 @@ class Candidate:
         """Cost of the layer whole, of all or of so many of its channels."""
         site = self.site
         elements = (inputs or site.inputs) * (outputs or site.outputs) // site.groups * site.taps
-        return Work(self.sizes.samples * math.prod(self.sizes.made) * elements, elements)
+        macs = 0 if is_table(site) else self.sizes.samples * math.prod(self.sizes.made) * elements
+        return Work(macs, elements)
 
     def work(self, rank: int, inputs: int | None = None, outputs: int | None = None) -> Work:
         """Cost at a rank, of all or of so many of its channels."""
@@ -118,7 +121,8 @@ class Candidate:
     def pays(self, rank: int, inputs: int | None = None, outputs: int | None = None) -> bool:
         """Whether a rank is below the break-even point."""
         before, after = self.dense(inputs, outputs), self.work(rank, inputs, outputs)
-        return after.macs < before.macs and after.parameters < before.parameters
+        is_less_work = after.macs < before.macs or not self.form.saves_time
+        return is_less_work and after.parameters < before.parameters
 
 
 @dataclass(frozen=True)
@@ -165,7 +169,34 @@ class Found:
 SLIDING = ("strides", "pads", "dilations", "auto_pad")
 """Attributes that say how a convolution slides."""
 
-LAYERS = ("Conv", "Gemm", "MatMul")
+LAYERS = ("Conv", "Gemm", "MatMul", "Gather")
+
+
+def layers_of(model: ir.Model, shadow: Shadow) -> list[Site]:
+    """Every layer of a graph that could be factorised, tables among them, in its order."""
+    found = {site.node: site for site in sites_of(model, shadow)}
+    tables = {node: site for node in model.graph if (site := _table(node, shadow)) is not None}
+    return [site for node in model.graph if (site := found.get(node) or tables.get(node)) is not None]
+
+
+def is_table(site: Site) -> bool:
+    """Whether a layer is a table of embeddings, its input an index."""
+    return site.node.op_type == "Gather"
+
+
+def _table(node: ir.Node, shadow: Shadow) -> Site | None:
+    """A Gather of rows of a stored matrix that nobody else reads, as a layer over one-hot rows."""
+    if node.op_type != "Gather" or node.domain not in ("", "ai.onnx") or int_of(node, "axis", 0) != 0:
+        return None
+    table, indices = node.inputs[0], node.inputs[1]
+    shape = shadow.shape(table)
+    if table is None or indices is None or shape is None or len(shape) != 2 or shadow[indices].is_static:
+        return None
+    is_float = shadow[table].dtype in (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.DOUBLE)
+    if not is_float or shrinkc_ir.constant_tensor(table) is None or not is_alone(table):
+        return None
+    rows, width = shape
+    return Site(node, indices, node.outputs[0], table, 1, rows, width, 1, None, True, 1.0, None)
 
 
 def candidates_in(
@@ -190,7 +221,7 @@ def candidates_in(
     seed : int
         Of the sampled positions.
     """
-    sites = {site.node: site for site in sites_of(model, shadow)}
+    sites = {site.node: site for site in layers_of(model, shadow)}
     whole: list[Whole] = []
     fitting: dict[str, list[Form]] = {}
     for node in model.graph:
@@ -216,8 +247,10 @@ def candidates_in(
 
 def _forms(node: ir.Node, site: Site | None, scope: Scope, shadow: Shadow, *, has_data: bool) -> tuple[list[Form], str]:
     """Forms that fit a layer, or why none does."""
+    if site is None and node.op_type == "Gather":
+        return [], ""
     weight = input_at(node, 1)
-    if weight is None or not shadow[weight].is_static:
+    if site is None and (weight is None or not shadow[weight].is_static):
         return [], ""  # a product of two activations is no layer
     if site is None:
         return [], "its weight is shared with another node, computed, or batched"
@@ -228,11 +261,11 @@ def _forms(node: ir.Node, site: Site | None, scope: Scope, shadow: Shadow, *, ha
     if has_data:
         fitting = [form for form in fitting if not form.wants_inputs(site) or observable(site, inputs=True)]
     wrong_kind = [reason for _, reason in reasons if reason and not reason.startswith("it is no")]
-    return fitting, "" if fitting else (wrong_kind or ["no rewrite fits it"])[0]
+    return fitting, "" if fitting or is_table(site) else (wrong_kind or ["no rewrite fits it"])[0]
 
 
 def _odd_bias(site: Site) -> bool:
-    own = input_at(site.node, 2)
+    own = None if is_table(site) else input_at(site.node, 2)
     if own is None:
         return False
     return shrinkc_ir.constant_tensor(own) is None or own_bias(site).size != site.outputs
@@ -250,7 +283,7 @@ def own_bias(site: Site) -> FloatArray:
 
 def linear_layer(site: Site, response: Response | None) -> LinearLayer:
     """A site and what data say of it, as a linear map."""
-    can_shift = site.node.op_type != "MatMul" or site.intercept is not None
+    can_shift = site.node.op_type in ("Conv", "Gemm") or site.intercept is not None
     layer = LinearLayer(site.name, site.matrix(), own_bias(site), _gain(site), can_shift)
     return layer if response is None else replace(layer, inputs=response.inputs, outputs=response.outputs)
 
@@ -295,6 +328,8 @@ def _candidate(site: Site, form: Form, layer: LinearLayer, shadow: Shadow, scope
 
 def _sizes(site: Site, shadow: Shadow) -> Sizes:
     read, made = shadow.shape(site.data) or (1,), shadow.shape(site.output) or (1,)
+    if is_table(site):
+        return Sizes(read[0] if read else 1, read[1:], read[1:])
     if site.windows is None:
         return Sizes(read[0], read[1:-1], made[1:-1])
     return Sizes(read[0], read[2:], made[2:])

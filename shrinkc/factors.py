@@ -157,9 +157,12 @@ class Form(Protocol):
     Attributes
     ----------
     name : str
+    saves_time : bool
+        Whether it is meant to; one that saves bytes alone is tried only where they are what the budget is of.
     """
 
     name: str
+    saves_time: bool
 
     def refusal(self, site: Site) -> str:
         """Why it does not fit a layer; empty where it does."""

@@ -15,8 +15,8 @@ from shrinkc import ir as shrinkc_ir
 from shrinkc.api import RuntimeAdapter
 from shrinkc.evidence.responses import Batches
 from shrinkc.evidence.sensitivity import distance_between, outputs_of
-from shrinkc.evidence.sites import Site, sites_of
-from shrinkc.factorable import Candidate
+from shrinkc.evidence.sites import Site
+from shrinkc.factorable import Candidate, layers_of
 from shrinkc.shapes import Shadow
 from shrinkc.stages import composed
 
@@ -45,7 +45,7 @@ def layer_sensitivities(
     """
     reference = outputs_of(model, batches, runtime)
     copy = model.clone()
-    sites = {site.name: site for site in sites_of(copy, Shadow.of(copy, shadow.input_shapes))}
+    sites = {site.name: site for site in layers_of(copy, Shadow.of(copy, shadow.input_shapes))}
     found: dict[str, float] = {}
     for candidate in candidates:
         rank = int(np.argmax(candidate.errors <= PROBED_ERROR))

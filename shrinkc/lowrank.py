@@ -15,11 +15,11 @@ from shrinkc.canonicalize import drop_unused
 from shrinkc.errors import BuildError, RecipeError
 from shrinkc.evidence.patches import rows
 from shrinkc.evidence.responses import Batches, needed_values, positions_of, response_sampling
-from shrinkc.evidence.sites import Site, sites_of
+from shrinkc.evidence.sites import Site
 from shrinkc.evidence.walking import Walk
-from shrinkc.factorable import Candidate, Found, Scope, Whole, candidates_in
+from shrinkc.factorable import Candidate, Found, Scope, Whole, candidates_in, is_table, layers_of
 from shrinkc.factoring import factorise
-from shrinkc.factors import Chain, Factorization, energy
+from shrinkc.factors import Chain, Factorization, Form, energy
 from shrinkc.latency.layers import LayerTimes, time_layers
 from shrinkc.plan import Rank
 from shrinkc.recipe import Recipe
@@ -27,12 +27,16 @@ from shrinkc.report.model import FactorRow
 from shrinkc.shapes import Shadow
 from shrinkc.stages import Stage, composed, layer_model
 
+DEFAULT_FORMS = ("pointwise", "matrix", "embedding")
+"""Rewrites that are tried where none were named; the others look at second moments of whole patches, which takes time."""
+
 
 def scope_of(recipe: Recipe, only: frozenset[str] | None = None) -> Scope:
     """What a recipe lets be factorised, and how."""
-    known = registry.names("rewrites")
-    names = known if recipe.forms is None else [name.strip() for name in recipe.forms.split(",")]
-    forms = tuple(registry.built("rewrites", name) for name in names)
+    names = DEFAULT_FORMS if recipe.forms is None else [name.strip() for name in recipe.forms.split(",")]
+    wants_bytes = recipe.params is not None or recipe.size is not None
+    built: list[Form] = [registry.built("rewrites", name) for name in names]
+    forms = tuple(form for form in built if form.saves_time or wants_bytes)
     factorization: Factorization = registry.built("factorizations", recipe.factorization)
     return Scope(forms, factorization, recipe.round_to, recipe.exclude, recipe.include, only)
 
@@ -84,7 +88,7 @@ class Times:
         shape = self.shadow.shape(candidate.site.data)
         if shape is None:
             return None
-        data = np.random.default_rng(0).standard_normal(shape).astype(_element_type(candidate.site))
+        data = _made_up(candidate.site, shape)
         try:
             before, after = (self._session(candidate.site, chain) for chain in chains)
             return time_layers(before, after, {"x": data})
@@ -93,6 +97,14 @@ class Times:
 
     def _session(self, site: Site, chain: Chain) -> Session:
         return self.runtime.load(micro_model(self.model, site, chain.stages), RunConfig(threads=self.threads))
+
+
+def _made_up(site: Site, shape: tuple[int, ...]) -> np.ndarray:
+    """Inputs for timing one layer: normal numbers, or rows of a table."""
+    generator = np.random.default_rng(0)
+    if is_table(site):
+        return generator.integers(0, site.inputs, shape).astype((site.data.dtype or ir.DataType.INT64).numpy())
+    return generator.standard_normal(shape).astype(_element_type(site))
 
 
 def micro_model(model: ir.Model, site: Site, stages: Sequence[Stage]) -> bytes:
@@ -149,7 +161,7 @@ def factorised(
     chosen = {step.layer: _chosen(by_key, step) for step in ranks}
     chains = {step.layer: chosen[step.layer].chain(step.rank) for step in ranks}
     copy = model.clone()
-    added = factorise(copy, sites_of(copy, Shadow.of(copy, shapes)), chains)
+    added = factorise(copy, layers_of(copy, Shadow.of(copy, shapes)), chains)
     drop_unused(copy)
     measured = _measured_errors(model, chosen, chains, batches, runtime, seed)
     return Factorised(copy, added, chains, chosen, measured)
@@ -259,7 +271,11 @@ def slower(ranks: Sequence[Rank], candidates: Sequence[Candidate], times: Times)
     """Steps that save work but no time on the runtime at hand."""
     by_key = {(candidate.name, candidate.form.name): candidate for candidate in candidates}
     measured = [(step, times.of(by_key[(step.layer, step.form)], step.rank)) for step in ranks]
-    return [step for step, seen in measured if seen is not None and not seen.is_faster]
+    return [step for step, seen in measured if seen is not None and not seen.is_faster and _saves_time(by_key, step)]
+
+
+def _saves_time(by_key: Mapping[tuple[str, str], Candidate], step: Rank) -> bool:
+    return by_key[(step.layer, step.form)].form.saves_time
 
 
 def without(found: Found, layers: Mapping[str, Rank]) -> Found:

@@ -17,6 +17,7 @@ class Matrix:
     """``Gemm`` and ``MatMul`` become two of the same kind."""
 
     name = "matrix"
+    saves_time = True
 
     def refusal(self, site: Site) -> str:
         """See :class:`shrinkc.factors.Form`."""

@@ -20,6 +20,7 @@ class Pointwise:
     """``Conv`` becomes ``Conv(k x k, rank)`` and ``Conv(1 x 1)``."""
 
     name = "pointwise"
+    saves_time = True
 
     def refusal(self, site: Site) -> str:
         """See :class:`shrinkc.factors.Form`."""

@@ -81,7 +81,8 @@ def _needed(site: Site) -> list[str]:
 
 def positions_of(site: Site, number: int, data: Array, sampling: Sampling) -> Positions | None:
     """Output positions of one batch that are looked at."""
-    return sampling.positions(site, number, n_positions(site, data), len(data))
+    available = data.size if site.node.op_type == "Gather" else n_positions(site, data)
+    return sampling.positions(site, number, available, len(data))
 
 
 def _response(walk: Walk, site: Site, with_inputs: bool, n_samples: int, seed: int) -> Response:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
+
 from models.builder import Net
 
 
@@ -93,6 +94,14 @@ def transposed_weight() -> Net:
     return net
 
 
+def table() -> Net:
+    """Rows of a table of embeddings."""
+    net = Net()
+    net.input("ids", ["n", 5], 7)
+    net.output(str(net.op("Gather", net.weight(40, 9), "ids", axis=0)))
+    return net
+
+
 def image_net() -> Net:
     net = Net()
     net.input("x", ["n", 6, 9, 8])
@@ -121,13 +130,16 @@ LAYERS: dict[str, Callable[[], Net]] = {
         matmul,
         matmul_and_bias,
         transposed_weight,
+        table,
     )
 }
 
 
 def correlated(shape: tuple[int, ...], seed: int = 0) -> np.ndarray:
-    """Inputs whose channels are correlated, of different sizes, and not around zero."""
+    """Inputs whose channels are correlated, of different sizes, and not around zero; rows of a table for shape (n, 5)."""
     random = np.random.default_rng(seed)
+    if shape[1:] == (5,):
+        return random.integers(0, 40, shape)
     axis = 1 if len(shape) in (2, 4) or shape[1] == 6 else -1
     channels = shape[axis]
     mixing = random.standard_normal((channels, channels)) * np.geomspace(1, 0.05, channels)

@@ -23,7 +23,7 @@ from shrinkc.lowrank import factorised
 from shrinkc.plan import Rank
 from shrinkc.shapes import Shadow, input_shapes
 
-FORMS = ("matrix", "pointwise")
+FORMS = ("matrix", "pointwise", "embedding")
 
 
 def runtime() -> object:
@@ -87,6 +87,25 @@ def test_at_any_lower_rank_the_error_is_the_predicted_one(maker: Callable[[], Ne
     for rank in (1, candidate.full_rank // 2, candidate.full_rank - 1):
         lost = np.square(outputs(at_rank(model, candidate, rank, batches), batches) - expected).sum() / energy
         assert lost == pytest.approx(candidate.errors[rank], rel=1e-4)
+
+
+SPLIT = [LAYERS[name] for name in ("plain_conv", "strided_conv", "dilated_conv", "same_conv")]
+
+
+@pytest.mark.parametrize("has_data", [False, True], ids=["weights", "data"])
+@pytest.mark.parametrize("maker", SPLIT, ids=lambda maker: maker.__name__)
+def test_a_convolution_split_by_axes_is_exact_at_full_rank_and_as_predicted_below(
+    maker: Callable[[], Net], has_data: bool
+) -> None:
+    model = model_of(maker())
+    batches = batches_for(model)
+    candidate = only(model, WhitenedSvd() if has_data else Svd(), batches if has_data else [], ("spatial",))
+    expected = outputs(model, batches)
+    whole = outputs(at_rank(model, candidate, candidate.full_rank, batches), batches)
+    assert np.abs(whole - expected).max() < 1e-4 * np.abs(expected).max()
+    step = [Rank(candidate.name, "spatial", candidate.full_rank // 3)]
+    built = factorised(model, input_shapes(model), step, [candidate], batches if has_data else [], runtime(), 0)
+    assert built.measured[candidate.name] == pytest.approx(candidate.errors[candidate.full_rank // 3], rel=1e-4)
 
 
 def test_whitened_errors_are_the_squared_singular_values_of_the_weight_in_the_inputs_metric() -> None:
