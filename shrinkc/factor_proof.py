@@ -22,7 +22,7 @@ from shrinkc.evidence.sites import Site
 from shrinkc.factorable import layers_of
 from shrinkc.feeding import Arrays, feeds
 from shrinkc.shapes import Shadow
-from shrinkc.stages import Stage, composed
+from shrinkc.stages import RECURRENT, Stage, composed
 from shrinkc.verify import RELATIVE, Trial, check_strict_shapes, distance, load_model, run_model
 
 Array = np.ndarray
@@ -119,7 +119,7 @@ def stages_of(nodes: Sequence[ir.Node]) -> list[Stage]:
 
 
 def _stage(node: ir.Node) -> Stage:
-    weight, bias = input_at(node, 1 - _data_index(node)), input_at(node, 2)
+    weight, bias = input_at(node, 1 - _data_index(node)), None if node.op_type in RECURRENT else input_at(node, 2)
     if weight is None or shrinkc_ir.constant_tensor(weight) is None:
         raise VerificationError("a factor is not stored", where=node.name or "")
     attributes = {name: node.attributes[name].as_int() for name in ("group", "transB") if name in node.attributes}

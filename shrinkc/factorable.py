@@ -19,7 +19,7 @@ from shrinkc.evidence.sites import Site, is_alone, sites_of
 from shrinkc.evidence.walking import Walk
 from shrinkc.factors import BasisOf, Chain, Factored, Factorization, Form, LinearLayer, Sizes, Work
 from shrinkc.shapes import Shadow
-from shrinkc.stages import Stage
+from shrinkc.stages import RECURRENT, Stage
 
 
 @dataclass(frozen=True)
@@ -89,6 +89,8 @@ class Candidate:
             return Chain((Stage("MatMul", weight.T),))
         if is_table(site):
             return Chain((Stage("Gather", weight.T, attributes={"axis": 0}),))
+        if is_recurrent(site):
+            return Chain((recurrent_stage(site, weight),))
         return Chain((Stage("Gemm", weight, self.layer.bias.reshape(-1), {"transB": 1}),))
 
     def as_matrix(self, weight: FloatArray) -> FloatArray:
@@ -169,14 +171,48 @@ class Found:
 SLIDING = ("strides", "pads", "dilations", "auto_pad")
 """Attributes that say how a convolution slides."""
 
-LAYERS = ("Conv", "Gemm", "MatMul", "Gather")
+LAYERS = ("Conv", "Gemm", "MatMul", "Gather", *RECURRENT)
 
 
 def layers_of(model: ir.Model, shadow: Shadow) -> list[Site]:
     """Every layer of a graph that could be factorised, tables among them, in its order."""
     found = {site.node: site for site in sites_of(model, shadow)}
-    tables = {node: site for node in model.graph if (site := _table(node, shadow)) is not None}
-    return [site for node in model.graph if (site := found.get(node) or tables.get(node)) is not None]
+    makers = {"Gather": _table, **dict.fromkeys(RECURRENT, _recurrent)}
+    others = {node: makers[node.op_type](node, shadow) for node in model.graph if node.op_type in makers}
+    return [site for node in model.graph if (site := found.get(node) or others.get(node)) is not None]
+
+
+def is_recurrent(site: Site) -> bool:
+    """Whether a layer is the input matrices of a recurrent one, whose products are no values of the graph."""
+    return site.node.op_type in RECURRENT
+
+
+def _recurrent(node: ir.Node, shadow: Shadow) -> Site | None:
+    """The input matrices of a recurrent layer, directions and gates together, as a layer over its inputs."""
+    data, weight = node.inputs[0], node.inputs[1]
+    shape = shadow.shape(weight)
+    if node.domain not in ("", "ai.onnx") or data is None or weight is None or shape is None or not node.outputs[0].name:
+        return None
+    if shrinkc_ir.constant_tensor(weight) is None or not is_alone(weight) or shadow.shape(data) is None:
+        return None
+    rows = shape[0] * shape[1]
+    return Site(node, data, node.outputs[0], weight, 1, shape[2], rows, 1, None, False, 1.0, None)
+
+
+def recurrent_stage(site: Site, matrix: FloatArray) -> Stage:
+    """The recurrent node of a layer, with other input matrices."""
+    directions = len(shrinkc_ir.stored_array(site.weight))
+    weight = matrix.reshape(directions, -1, matrix.shape[1])
+    stored = [None if value is None else shrinkc_ir.constant_tensor(value) for value in site.node.inputs[2:4]]
+    rest = tuple(None if tensor is None else tensor.numpy() for tensor in stored)
+    attributes = {
+        name: _plain(attribute) for name, attribute in site.node.attributes.items() if name not in ("activations", "clip")
+    }
+    return Stage(site.node.op_type, weight, None, attributes, rest)
+
+
+def _plain(attribute: ir.Attr) -> int | str:
+    return attribute.as_string() if attribute.type == ir.AttributeType.STRING else attribute.as_int()
 
 
 def is_table(site: Site) -> bool:
@@ -229,6 +265,8 @@ def candidates_in(
             continue
         forms, reason = _forms(node, sites.get(node), scope, shadow, has_data=bool(batches))
         name = node.outputs[0].name or ""
+        if node.op_type in RECURRENT:
+            whole.append(Whole(f"{name} (recurrent matrices)", "the fused operator takes its recurrent matrices whole"))
         if forms:
             fitting[name] = forms
         elif reason:
@@ -265,7 +303,7 @@ def _forms(node: ir.Node, site: Site | None, scope: Scope, shadow: Shadow, *, ha
 
 
 def _odd_bias(site: Site) -> bool:
-    own = None if is_table(site) else input_at(site.node, 2)
+    own = None if is_table(site) or is_recurrent(site) else input_at(site.node, 2)
     if own is None:
         return False
     return shrinkc_ir.constant_tensor(own) is None or own_bias(site).size != site.outputs
@@ -273,7 +311,7 @@ def _odd_bias(site: Site) -> bool:
 
 def own_bias(site: Site) -> FloatArray:
     """What a Conv or Gemm adds itself, shape ``(groups, outputs)``, whoever else reads the tensor."""
-    own = input_at(site.node, 2)
+    own = None if is_recurrent(site) else input_at(site.node, 2)
     if own is None:
         return np.zeros((site.groups, site.outputs // site.groups))
     beta = site.node.attributes.get("beta")
@@ -285,7 +323,9 @@ def linear_layer(site: Site, response: Response | None) -> LinearLayer:
     """A site and what data say of it, as a linear map."""
     can_shift = site.node.op_type in ("Conv", "Gemm") or site.intercept is not None
     layer = LinearLayer(site.name, site.matrix(), own_bias(site), _gain(site), can_shift)
-    return layer if response is None else replace(layer, inputs=response.inputs, outputs=response.outputs)
+    if response is None:
+        return layer
+    return replace(layer, inputs=response.inputs, outputs=None if is_recurrent(site) else response.outputs)
 
 
 def _gain(site: Site) -> FloatArray:
@@ -330,6 +370,8 @@ def _sizes(site: Site, shadow: Shadow) -> Sizes:
     read, made = shadow.shape(site.data) or (1,), shadow.shape(site.output) or (1,)
     if is_table(site):
         return Sizes(read[0] if read else 1, read[1:], read[1:])
+    if is_recurrent(site):
+        return Sizes(read[0], read[1:-1], read[1:-1])
     if site.windows is None:
         return Sizes(read[0], read[1:-1], made[1:-1])
     return Sizes(read[0], read[2:], made[2:])

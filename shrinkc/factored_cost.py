@@ -13,7 +13,7 @@ from shrinkc.analysis.cost import Cost, CostModel
 from shrinkc.analysis.groups import Analysis, BoolArray
 from shrinkc.analysis.labels import Labels
 from shrinkc.evidence.gathering import channel_classes
-from shrinkc.factorable import Candidate
+from shrinkc.factorable import Candidate, is_recurrent
 
 NODE_BYTES, NAMES_PER_NODE = 160, 6
 """Bytes of the file that another node takes, and how often a layer's name appears in it; rather more than it does."""
@@ -86,6 +86,9 @@ def _output_classes(analysis: Analysis, candidate: Candidate) -> Labels | None:
     if classes is None:
         return None
     axis = site.channel_axis % classes.ndim
+    if is_recurrent(site):  # every unit has a row per gate and direction
+        units = np.unique(classes.reshape(-1, classes.shape[axis]), axis=0) if axis == classes.ndim - 1 else classes
+        return np.resize(units, site.outputs) if site.outputs % units.size == 0 else None
     if any(size > 1 for other, size in enumerate(classes.shape) if other != axis):
         return None
     return np.broadcast_to(classes.reshape(-1), (site.outputs,))

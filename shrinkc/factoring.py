@@ -73,6 +73,8 @@ def _replace(model: ir.Model, site: Site, chain: Chain, taken: set[str]) -> tupl
         weight = _constant(model, PLACE.format(stem, number), stage.weight.astype(dtype), taken)
         bias = _bias(model, site, stage, dtype, taken)
         node = _node(stage, value, weight, bias, PLACE.format(old.name or site.name, number))
+        if stage.rest:
+            node = _like(old, value, weight, node.name or "")
         model.graph.insert_before(old, node)
         value = node.outputs[0]
         weights.append(weight.name or "")
@@ -90,6 +92,12 @@ def _node(stage: Stage, data: ir.Value, weight: ir.Value, bias: ir.Value | None,
         {key: list(value) if isinstance(value, tuple) else value for key, value in stage.attributes.items()}
     )
     return ir.Node("", stage.op_type, inputs, attributes, name=name)
+
+
+def _like(old: ir.Node, data: ir.Value, weight: ir.Value, name: str) -> ir.Node:
+    """The old node with other data and another weight; it reads whatever else it read."""
+    inputs = [data, weight, *old.inputs[2:]]
+    return ir.Node("", old.op_type, inputs, list(old.attributes.values()), name=name, num_outputs=len(old.outputs))
 
 
 def _bias(model: ir.Model, site: Site, stage: Stage, dtype: np.dtype[np.generic], taken: set[str]) -> ir.Value | None:
@@ -128,17 +136,16 @@ def _type(dtype: np.dtype[np.generic]) -> ir.DataType:
 
 
 def _take_over(model: ir.Model, site: Site, value: ir.Value) -> None:
-    """The last stage's output takes the name, type, shape and readers of the layer's."""
-    old, before = site.node, site.output
-    value.type, value.shape = before.type, before.shape
-    value.metadata_props.update(before.metadata_props)
-    name = before.name
-    before.name = None
-    value.name = name
-    producer = value.producer()
-    if producer is not None:
-        producer.metadata_props.update(old.metadata_props)
-    before.replace_all_uses_with(value, replace_graph_outputs=True)
+    """The last stage's outputs take the names, types, shapes and readers of the layer's."""
+    old, producer = site.node, value.producer()
+    if producer is None:
+        raise VerificationError("a chain of no stages", where=site.name)
+    producer.metadata_props.update(old.metadata_props)
+    for before, after in zip(old.outputs, producer.outputs, strict=True):
+        name, before.name = before.name, None
+        after.name, after.type, after.shape = name, before.type, before.shape
+        after.metadata_props.update(before.metadata_props)
+        before.replace_all_uses_with(after, replace_graph_outputs=True)
     model.graph.remove(old, safe=True)
 
 

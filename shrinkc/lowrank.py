@@ -17,7 +17,7 @@ from shrinkc.evidence.patches import rows
 from shrinkc.evidence.responses import Batches, needed_values, positions_of, response_sampling
 from shrinkc.evidence.sites import Site
 from shrinkc.evidence.walking import Walk
-from shrinkc.factorable import Candidate, Found, Scope, Whole, candidates_in, is_table, layers_of
+from shrinkc.factorable import Candidate, Found, Scope, Whole, candidates_in, is_recurrent, is_table, layers_of
 from shrinkc.factoring import factorise
 from shrinkc.factors import Chain, Factorization, Form, energy
 from shrinkc.latency.layers import LayerTimes, time_layers
@@ -25,9 +25,9 @@ from shrinkc.plan import Rank
 from shrinkc.recipe import Recipe
 from shrinkc.report.model import FactorRow
 from shrinkc.shapes import Shadow
-from shrinkc.stages import Stage, composed, layer_model
+from shrinkc.stages import RECURRENT, Stage, composed, layer_model
 
-DEFAULT_FORMS = ("pointwise", "matrix", "embedding")
+DEFAULT_FORMS = ("pointwise", "matrix", "recurrent", "embedding")
 """Rewrites that are tried where none were named; the others look at second moments of whole patches, which takes time."""
 
 
@@ -211,19 +211,29 @@ def _output_error(
 ) -> float:
     """Run a chain on what the layer reads and compare it with what the layer gave, on the rows that the evidence saw."""
     site, layer = candidate.site, candidate.layer
-    session = runtime.load(micro_model(model, site, chain.stages), RunConfig(threads=0))
+    session = runtime.load(micro_model(model, site, _linear(chain.stages)), RunConfig(threads=0))
+    weight = layer.weight[0].astype(_element_type(site)) if is_recurrent(site) else None
     width = site.inputs // site.groups * site.taps if layer.inputs is not None else site.outputs // site.groups
     sampling = response_sampling(site, width, n_samples, seed)
     squared, count = 0.0, 0
     for number in range(walk.n_batches):
         data = walk.value(site.data.name or "", number)
         positions = positions_of(site, number, data, sampling)
-        wanted = rows(site, walk.value(site.name, number), positions).astype(np.float64)
+        made = walk.value(site.name, number) if weight is None else data @ weight.T
+        wanted = rows(site, made, positions).astype(np.float64)
         given = rows(site, session.run({"x": data})["y"], positions).astype(np.float64)
         if chain.shift is not None:
             given = given + chain.shift[:, None]
         squared, count = squared + float(np.square(wanted - given).sum()), count + wanted.shape[1]
     return squared / max(1, count) / (energy(layer) or 1.0)
+
+
+def _linear(stages: Sequence[Stage]) -> list[Stage]:
+    """Stages with the input matrices of a recurrent layer as a plain product: what they give is no value of the graph."""
+    return [
+        Stage("MatMul", stage.weight.reshape(-1, stage.weight.shape[-1]).T) if stage.op_type in RECURRENT else stage
+        for stage in stages
+    ]
 
 
 def report_rows(

@@ -16,6 +16,9 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
+RECURRENT = ("LSTM", "GRU", "RNN")
+"""Operators whose weight is ``(directions, gates x hidden, inputs)``."""
+
 Array = NDArray[Any]
 Attribute = int | float | str | tuple[int, ...]
 
@@ -27,17 +30,20 @@ class Stage:
     Attributes
     ----------
     op_type : str
-        ``Conv``, ``Gemm``, ``MatMul`` or ``Gather``.
+        ``Conv``, ``Gemm``, ``MatMul``, ``Gather``, or a recurrent layer, whose weight is that of its inputs.
     weight : ndarray
         As the operator takes it: ``(O, I/g, taps...)``, ``(K, N)`` (``(N, K)`` with ``transB``), or the table of a Gather.
     bias : ndarray of shape (outputs,), optional
     attributes : mapping of str to int, float, str or tuple of int
+    rest : tuple of ndarray or None
+        What else the node reads, after its weight and bias; in a graph it reads what the layer's own node did.
     """
 
     op_type: str
     weight: Array
     bias: Array | None = None
     attributes: Mapping[str, Attribute] = field(default_factory=dict)
+    rest: tuple[Array | None, ...] = ()
 
     @property
     def data_index(self) -> int:
@@ -69,6 +75,9 @@ def composed(stages: Sequence[Stage]) -> tuple[Array, Array | None]:
 
 def _joined(before: Stage, weight: Array, stage: Stage) -> Array:
     other = stage.weight.astype(np.float64)
+    if stage.op_type in RECURRENT and before.op_type == "MatMul":
+        inside: Array = other @ weight.T
+        return inside
     if before.op_type == stage.op_type == "Conv":
         groups = int(stage.attributes.get("group", 1))  # type: ignore[arg-type]
         return _convolutions(weight, other, groups)
@@ -111,6 +120,10 @@ def layer_model(
         own.append("" if stage.bias is None else _stored(tensors, f"b{number}", stage.bias, element_type))
         output = "y" if number == len(stages) - 1 else f"v{number}"
         inputs = stage.ordered(name, own[0], own[1] or None)
+        inputs += [
+            "" if array is None else _stored(tensors, f"r{number}.{place}", array, element_type)
+            for place, array in enumerate(stage.rest)
+        ]
         attributes: dict[str, Any] = {key: _listed(value) for key, value in stage.attributes.items()}
         nodes.append(helper.make_node(stage.op_type, inputs, [output], **attributes))
         name = output

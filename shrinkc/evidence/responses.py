@@ -16,6 +16,7 @@ from shrinkc.evidence.moments import MomentsOf
 from shrinkc.evidence.patches import Positions, columns, n_positions, rows
 from shrinkc.evidence.sites import Site
 from shrinkc.evidence.walking import Walk
+from shrinkc.stages import RECURRENT
 
 Array = NDArray[Any]
 Batches = Sequence[Mapping[str, Array]]
@@ -89,7 +90,7 @@ def _response(walk: Walk, site: Site, with_inputs: bool, n_samples: int, seed: i
     read, given = MomentsOf(), MomentsOf()
     width = site.inputs // site.groups * site.taps if with_inputs else site.outputs // site.groups
     sampling = response_sampling(site, width, n_samples, seed)
-    with_outputs = observable(site, inputs=False)
+    with_outputs = observable(site, inputs=False) and site.node.op_type not in RECURRENT
     for number in range(walk.n_batches):
         data = walk.value(site.data.name or "", number)
         positions = positions_of(site, number, data, sampling)

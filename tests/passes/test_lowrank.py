@@ -89,6 +89,38 @@ def test_at_any_lower_rank_the_error_is_the_predicted_one(maker: Callable[[], Ne
         assert lost == pytest.approx(candidate.errors[rank], rel=1e-4)
 
 
+@pytest.mark.parametrize(("kind", "gates"), [("LSTM", 4), ("GRU", 3), ("RNN", 1)])
+def test_the_input_matrices_of_a_recurrent_layer_are_split_out_exactly(kind: str, gates: int) -> None:
+    net = Net()
+    net.input("x", [7, "n", 10])
+    parts = [net.weight(2, gates * 6, size) for size in (10, 6)]
+    y, last = net.op(
+        kind,
+        "x",
+        *parts,
+        net.const(np.zeros((2, 2 * gates * 6), np.float32)),
+        outputs=2,
+        hidden_size=6,
+        direction="bidirectional",
+    )
+    net.output(y)
+    net.output(last)
+    model = model_of(net)
+    batches = [{"x": correlated((7, 4, 10))}]
+    found = found_in(model, WhitenedSvd(), batches, ("recurrent",))
+    (candidate,) = found.candidates
+    assert "recurrent matrices" in found.whole[0].layer
+    whole = at_rank(model, candidate, 10 if gates > 1 else candidate.full_rank, batches)
+    session, other = (runtime().load(shrinkc_ir.loadable(one), RunConfig()) for one in (model, whole))
+    for name, expected in session.run(batches[0]).items():
+        assert np.abs(other.run(batches[0])[name] - expected).max() < 1e-5
+    step = [Rank(candidate.name, "recurrent", 3)]
+    built = factorised(model, input_shapes(model), step, [candidate], batches, runtime(), 0)
+    assert built.measured[candidate.name] == pytest.approx(candidate.errors[3], rel=1e-4)
+    proof = prove_factors(model, built.model, [candidate.name], input_shapes(model), runtime())
+    assert max(trial.error for trial in proof.trials) <= 1
+
+
 SPLIT = [LAYERS[name] for name in ("plain_conv", "strided_conv", "dilated_conv", "same_conv")]
 
 
