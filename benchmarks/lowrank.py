@@ -150,6 +150,7 @@ def main() -> None:
     }
     report = {
         "samples": CALIBRATION,
+        "whole_models": {"calibration": SAMPLES, "test_images": SAMPLES, "compensation": COMPENSATION},
         "methods": METHODS,
         "summary": summary,
         "layers": layers,

@@ -94,6 +94,30 @@ def _trials(
             yield Trial(weights, label, float(error), float(effect))
 
 
+def prove_equal(
+    before: ir.Model, after: ir.Model, shapes: Mapping[str, tuple[int, ...]], runtime: RuntimeAdapter, *, seed: int = 0
+) -> None:
+    """Check that two models give the same.
+
+    Raises
+    ------
+    VerificationError
+        They do not, or shapes do not infer strictly.
+    """
+    check_strict_shapes(before, after)
+    sessions = [load_model(runtime, model, what) for model, what in ((before, "the model before"), (after, "the new model"))]
+    for label, feed in feeds(before, shapes, seed, None):
+        expected, actual = (run_model(session, feed, "the model", label) for session in sessions)
+        error, where = distance(expected, actual)
+        if not error <= 1:
+            raise VerificationError(
+                "the model with merged factors does not equal the one before",
+                where=f"output {where}",
+                because=f"it differs by {error:.3g} tolerances ({label})",
+                hint="leave --merge-factors out, and report the model",
+            )
+
+
 def chain_of(model: ir.Model, layer: str, data: str) -> list[ir.Node]:
     """Nodes between the value a layer read and the one it made, first to last."""
     makers = {output.name: node for node in model.graph for output in node.outputs}

@@ -88,7 +88,7 @@ class Times:
         shape = self.shadow.shape(candidate.site.data)
         if shape is None:
             return None
-        data = _made_up(candidate.site, shape)
+        data = made_up(candidate.site, shape)
         try:
             before, after = (self._session(candidate.site, chain) for chain in chains)
             return time_layers(before, after, {"x": data})
@@ -99,7 +99,7 @@ class Times:
         return self.runtime.load(micro_model(self.model, site, chain.stages), RunConfig(threads=self.threads))
 
 
-def _made_up(site: Site, shape: tuple[int, ...]) -> np.ndarray:
+def made_up(site: Site, shape: tuple[int, ...]) -> np.ndarray:
     """Inputs for timing one layer: normal numbers, or rows of a table."""
     generator = np.random.default_rng(0)
     if is_table(site):

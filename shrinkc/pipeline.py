@@ -15,26 +15,28 @@ import numpy as np
 import onnx_ir as ir
 
 from shrinkc import ir as shrinkc_ir
+from shrinkc import merging, planning, recipe_files, registry, verify
 from shrinkc import plan as plans
-from shrinkc import planning, recipe_files, registry, verify
 from shrinkc.analysis.cost import Cost
 from shrinkc.analysis.groups import Analysis, BoolArray
+from shrinkc.analysis.labels import Shape
 from shrinkc.api import Evidence, FloatArray, Repaired, RuntimeAdapter
 from shrinkc.calibrating import Samples, evidence_from, needs_data, shared_out
 from shrinkc.canonicalize import canonicalize
+from shrinkc.edits import make_plan
 from shrinkc.errors import BudgetError, RecipeError, VerificationError
 from shrinkc.evidence import data as evidence_data
 from shrinkc.evidence import gradients as evidence_gradients
 from shrinkc.evidence import sources
 from shrinkc.evidence.quality import Quality
-from shrinkc.factor_proof import FactorProof, prove_factors
+from shrinkc.factor_proof import FactorProof, prove_equal, prove_factors
 from shrinkc.factorable import Found
 from shrinkc.factorising import Factorising
 from shrinkc.files import sha256, write_text
 from shrinkc.log import Progress, Silent
 from shrinkc.lowrank import Factorised, Times
 from shrinkc.measuring import measured
-from shrinkc.opening import Opened, counted_cost, loaded, open_model
+from shrinkc.opening import Merge, Opened, counted_cost, loaded, open_model
 from shrinkc.plan import Plan
 from shrinkc.planning import Planned
 from shrinkc.recipe import CHANNELS, Recipe
@@ -44,6 +46,7 @@ from shrinkc.report import json as report_json
 from shrinkc.report import markdown as report_markdown
 from shrinkc.report.model import Calibration, Report, group_rows
 from shrinkc.searching import largest_cut
+from shrinkc.shapes import Shadow
 from shrinkc.surgery import remove_channels
 from shrinkc.verify import Proof
 
@@ -190,11 +193,12 @@ def compress(
         stored = [Path(os.fspath(tensor.path)) for tensor in shrinkc_ir.external_tensors(opened_model)]
         _check_paths(artifacts, read=stored)
         given, judged = sources.load_given(data, eval_data, opened_model, preprocess, samples)
-        opened = open_model(source, recipe, given or judged, opened_model, progress)
+        runtime: RuntimeAdapter = registry.load("runtimes", CHECK_RUNTIME)()
+        merge = _merge(runtime, threads, progress, is_timed=measure_latency) if recipe.merge_factors else None
+        opened = open_model(source, recipe, given or judged, opened_model, progress, merge)
         for real in (given, judged):
             if real is not None:
                 evidence_data.check_labels(real, [opened.analysis.shadow.shape(value) for value in opened_model.graph.outputs])
-        runtime: RuntimeAdapter = registry.load("runtimes", CHECK_RUNTIME)()
         is_looked_at = needs_data(recipe, is_replay=saved is not None)
         shared = shared_out(opened, recipe, is_looked_at, given, judged if eval_data is not None else None)
         times = Times(opened.model, opened.analysis.shadow, runtime, threads) if measure_latency and not dry_run else None
@@ -205,7 +209,8 @@ def compress(
             chosen = _plan(run, known)
         else:
             chosen = Planned(planning.replayed(saved, opened.analysis, opened.sha256, str(plan)), {})
-        _check_not_empty(chosen.plan, opened.analysis)
+        if not opened.merged:
+            _check_not_empty(chosen.plan, opened.analysis)
         if dry_run:
             write_text(artifacts.plan or artifacts.beside(".plan.json"), plans.dumps(chosen.plan))
             return _predicted(run, chosen)
@@ -224,6 +229,22 @@ def _path(path: str | os.PathLike[str] | None) -> Path | None:
     return None if path is None else Path(path)
 
 
+def _merge(runtime: RuntimeAdapter, threads: int, progress: Progress, *, is_timed: bool) -> Merge:
+    """Puts factors back together where the runtime prefers that, or counting does if nothing is timed; and proves it."""
+
+    def merge(model: ir.Model, shapes: dict[str, Shape]) -> tuple[str, ...]:
+        shadow = Shadow.of(model, shapes)
+        before = model.clone()
+        prefers = merging.by_time(model, shadow, runtime, threads) if is_timed else merging.by_work
+        with progress.stage("putting factors back together"):
+            merged = merging.merge_factors(model, shadow, prefers)
+            if merged:
+                prove_equal(before, model, shapes, runtime)
+        return merged
+
+    return merge
+
+
 def _check_paths(artifacts: Artifacts, read: Sequence[Path | None]) -> None:
     """Refuse to write over anything that is read, or over another result."""
     if artifacts.output.suffix != ".onnx":
@@ -240,6 +261,8 @@ def _check_paths(artifacts: Artifacts, read: Sequence[Path | None]) -> None:
 
 
 def _plan(run: Run, gradients: Mapping[str, FloatArray]) -> Planned:
+    if run.recipe.only_merges:
+        return Planned(make_plan(run.opened.analysis, {}, run.opened.sha256, run.recipe.to_json()), {})
     evidence = evidence_from(run.opened, run.recipe, run.samples.calibration, run.runtime, run.progress)
     if gradients:
         evidence = replace(evidence or Evidence(), gradients=gradients)
@@ -444,7 +467,8 @@ def _predicted(run: Run, chosen: Planned) -> Report:
 def _notes(run: Run) -> tuple[str, ...]:
     """What was done to the model, or taken for granted about it, without being asked for."""
     about_samples = (run.samples.note,) if run.samples.note else ()
-    return (*_inlined(run.opened), *_assumptions(run.opened), *about_samples)
+    merged = (merging.note_of(run.opened.merged),) if run.opened.merged else ()
+    return (*_inlined(run.opened), *merged, *_assumptions(run.opened), *about_samples)
 
 
 def _inlined(opened: Opened) -> tuple[str, ...]:

@@ -50,6 +50,8 @@ class Recipe:
         How factors are found: a plug-in name.
     forms : str or None
         What factorised layers may look like: names of rewrites, comma-separated; None is every one there is.
+    merge_factors : bool
+        First put pairs of factors back together where the layer is better off whole; alone, nothing else is done.
     criterion, allocator : str
         Plug-in names; a parameter may follow after a colon.  With an allocator that prescribes widths there is no budget, no
         ratio, and widths are rounded to nothing.
@@ -79,6 +81,7 @@ class Recipe:
     method: str = CHANNELS
     factorization: str = "bn-svd"
     forms: str | None = None
+    merge_factors: bool = False
     criterion: str = "l2"
     allocator: str = "uniform"
     compensation: str = NO_COMPENSATION
@@ -92,6 +95,11 @@ class Recipe:
     verify: bool = True
     input_shapes: Mapping[str, tuple[int, ...]] | None = None
     seed: int = 0
+
+    @property
+    def only_merges(self) -> bool:
+        """Whether factors are put back together and nothing else is asked for."""
+        return self.merge_factors and all(getattr(self, name) is None for name in AMOUNTS)
 
     def kinds(self) -> frozenset[Kind]:
         """Kinds of channels that may go."""
@@ -138,7 +146,7 @@ def resolve(**settings: Any) -> Recipe:
         _check_prescribed(given)
     else:
         given.setdefault("round_to", chosen.channel_multiple)
-        if not any(name in given for name in AMOUNTS):
+        if not any(name in given for name in AMOUNTS) and not given.get("merge_factors"):
             given["macs"] = DEFAULT_MACS
     for name in ("exclude", "include"):
         given[name] = tuple(given.get(name, ()))

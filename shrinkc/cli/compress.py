@@ -19,6 +19,7 @@ PLANNING = (
     "method",
     "factorization",
     "forms",
+    "merge_factors",
     "max_drop",
     "round_to",
     "min_width",
@@ -89,6 +90,11 @@ PLANNING_WITH_A_PLAN = tuple(name for name in PLANNING if name != "target")
     help="How factors are found: svd, bn-svd, whitened-svd.  [default: whitened-svd with data, bn-svd without]",
 )
 @click.option("--forms", metavar="NAMES", help="What factorised layers may look like, comma-separated.  [default: any]")
+@click.option(
+    "--merge-factors",
+    is_flag=True,
+    help="First put pairs of factors back together where the layer is faster whole; without a budget nothing else is done.",
+)
 @click.option("--criterion", help="Which channels matter least: a criterion by name.  [default: obs with data, l2 without]")
 @click.option(
     "--allocator",
