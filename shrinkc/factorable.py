@@ -72,6 +72,10 @@ class Candidate:
         """See :class:`shrinkc.factors.Factored`."""
         return self.factored.errors
 
+    def error(self, rank: int) -> float:
+        """See :class:`shrinkc.factors.Factored`."""
+        return self.factored.error(rank)
+
     def chain(self, rank: int) -> Chain:
         """See :class:`shrinkc.factors.Factored`."""
         return self.factored.chain(rank)

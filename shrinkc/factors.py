@@ -146,6 +146,9 @@ class Factored(Protocol):
 
     errors: FloatArray
 
+    def error(self, rank: int) -> float:
+        """Error at one rank, exact where ``errors`` are drawn between few points."""
+
     def chain(self, rank: int) -> Chain:
         """Stages of a rank from 1 to the full one."""
 
@@ -206,6 +209,10 @@ class Truncated:
         blocks = products[:, ::-1, ::-1].cumsum(1).cumsum(2)
         tails = np.einsum("gii->i", blocks)[::-1]
         return np.append(np.maximum(tails, 0.0), 0.0) / (self._energy() or 1.0)
+
+    def error(self, rank: int) -> float:
+        """See :class:`Factored`."""
+        return float(self.errors[rank])
 
     def _spread(self) -> FloatArray:
         """``B S B^T`` of every group."""

@@ -49,8 +49,8 @@ def layer_sensitivities(
     found: dict[str, float] = {}
     for candidate in candidates:
         rank = int(np.argmax(candidate.errors <= PROBED_ERROR))
-        error = float(candidate.errors[rank])
-        if not rank or error < LEAST_ERROR:
+        error = candidate.error(rank) if rank else 0.0
+        if error < LEAST_ERROR:
             continue
         undo = _put_product(sites[candidate.name], candidate, rank)
         found[candidate.name] = distance_between(reference, outputs_of(copy, batches, runtime)) / error

@@ -266,7 +266,7 @@ def _row(candidate: Candidate, step: Rank, built: Factorised | None, seen: Layer
         rank=step.rank,
         full_rank=own.full_rank,
         break_even=own.largest_rank,
-        predicted_error=float(own.errors[step.rank]),
+        predicted_error=own.error(step.rank),
         measured_error=None if built is None or is_refused else built.measured[candidate.name],
         cpu_before_s=None if seen is None else seen.before_s,
         cpu_after_s=None if seen is None else seen.after_s,

@@ -102,6 +102,10 @@ class SpatialFactors:
         errors: FloatArray = np.maximum(total - np.append(0.0, explained), 0.0) / (total or 1.0)
         return errors
 
+    def error(self, rank: int) -> float:
+        """See :class:`shrinkc.factors.Factored`."""
+        return float(self.errors[rank])
+
     def _last(self, rank: int) -> FloatArray:
         """Weight of the second convolution that gives the outputs best, ``(O, rank kw)``."""
         size = rank * _kernel(self._site)[1]

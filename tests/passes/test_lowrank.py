@@ -124,20 +124,21 @@ def test_the_input_matrices_of_a_recurrent_layer_are_split_out_exactly(kind: str
 SPLIT = [LAYERS[name] for name in ("plain_conv", "strided_conv", "dilated_conv", "same_conv")]
 
 
+@pytest.mark.parametrize("form", ["spatial", "tucker"])
 @pytest.mark.parametrize("has_data", [False, True], ids=["weights", "data"])
 @pytest.mark.parametrize("maker", SPLIT, ids=lambda maker: maker.__name__)
-def test_a_convolution_split_by_axes_is_exact_at_full_rank_and_as_predicted_below(
-    maker: Callable[[], Net], has_data: bool
+def test_convolutions_split_in_other_ways_are_exact_at_full_rank_and_as_predicted_below(
+    maker: Callable[[], Net], has_data: bool, form: str
 ) -> None:
     model = model_of(maker())
     batches = batches_for(model)
-    candidate = only(model, WhitenedSvd() if has_data else Svd(), batches if has_data else [], ("spatial",))
+    candidate = only(model, WhitenedSvd() if has_data else Svd(), batches if has_data else [], (form,))
     expected = outputs(model, batches)
     whole = outputs(at_rank(model, candidate, candidate.full_rank, batches), batches)
     assert np.abs(whole - expected).max() < 1e-4 * np.abs(expected).max()
-    step = [Rank(candidate.name, "spatial", candidate.full_rank // 3)]
+    step = [Rank(candidate.name, form, candidate.full_rank // 3)]
     built = factorised(model, input_shapes(model), step, [candidate], batches if has_data else [], runtime(), 0)
-    assert built.measured[candidate.name] == pytest.approx(candidate.errors[candidate.full_rank // 3], rel=1e-4)
+    assert built.measured[candidate.name] == pytest.approx(candidate.error(candidate.full_rank // 3), rel=1e-4)
 
 
 def test_whitened_errors_are_the_squared_singular_values_of_the_weight_in_the_inputs_metric() -> None:
