@@ -15,7 +15,7 @@ import numpy as np
 import onnx_ir as ir
 
 from shrinkc import ir as shrinkc_ir
-from shrinkc import merging, planning, recipe_files, registry, verify
+from shrinkc import merging, planning, recipe_files, registry, target, verify
 from shrinkc import plan as plans
 from shrinkc.analysis.cost import Cost
 from shrinkc.analysis.groups import Analysis, BoolArray
@@ -194,14 +194,16 @@ def compress(
         _check_paths(artifacts, read=stored)
         given, judged = sources.load_given(data, eval_data, opened_model, preprocess, samples)
         runtime: RuntimeAdapter = registry.load("runtimes", CHECK_RUNTIME)()
-        merge = _merge(runtime, threads, progress, is_timed=measure_latency) if recipe.merge_factors else None
+        merge = _merge(runtime, threads, progress, is_timed=measure_latency and not dry_run) if recipe.merge_factors else None
         opened = open_model(source, recipe, given or judged, opened_model, progress, merge)
         for real in (given, judged):
             if real is not None:
                 evidence_data.check_labels(real, [opened.analysis.shadow.shape(value) for value in opened_model.graph.outputs])
         is_looked_at = needs_data(recipe, is_replay=saved is not None)
         shared = shared_out(opened, recipe, is_looked_at, given, judged if eval_data is not None else None)
-        times = Times(opened.model, opened.analysis.shadow, runtime, threads) if measure_latency and not dry_run else None
+        # What this machine's CPU takes says nothing about another engine; that will come from a table.
+        is_timed = measure_latency and not dry_run and target.load(recipe.target).runtime == runtime.name
+        times = Times(opened.model, opened.analysis.shadow, runtime, threads) if is_timed else None
         factorising = Factorising(opened, recipe, shared.calibration, runtime, progress, times)
         run = Run(opened, recipe, artifacts, shared, runtime, progress, factorising)
         if saved is None:

@@ -21,7 +21,7 @@ class Matrix:
 
     def refusal(self, site: Site) -> str:
         """See :class:`shrinkc.factors.Form`."""
-        return "it is no matrix product" if site.windows is not None else ""
+        return "" if site.node.op_type in ("Gemm", "MatMul") else "it is no matrix product"
 
     def wants_inputs(self, site: Site) -> bool:
         """The outputs tell everything, unless there are more of them than inputs."""
