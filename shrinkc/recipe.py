@@ -49,7 +49,7 @@ class Recipe:
     factorization : str
         How factors are found: a plug-in name.
     forms : str or None
-        What factorised layers may look like: names of rewrites, comma-separated; None is every one there is.
+        What factorised layers may look like: names of rewrites, comma-separated; None is those that take little time to try.
     merge_factors : bool
         First put pairs of factors back together where the layer is better off whole; alone, nothing else is done.
     criterion, allocator : str

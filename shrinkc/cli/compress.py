@@ -89,7 +89,12 @@ PLANNING_WITH_A_PLAN = tuple(name for name in PLANNING if name != "target")
     "--factorization",
     help="How factors are found: svd, bn-svd, whitened-svd.  [default: whitened-svd with data, bn-svd without]",
 )
-@click.option("--forms", metavar="NAMES", help="What factorised layers may look like, comma-separated.  [default: any]")
+@click.option(
+    "--forms",
+    metavar="NAMES",
+    help="What factorised layers may look like: pointwise,matrix,recurrent,embedding,spatial,tucker.  "
+    "[default: the first four]",
+)
 @click.option(
     "--merge-factors",
     is_flag=True,

@@ -83,6 +83,22 @@ def test_a_plan_with_a_rank_that_cannot_be_is_refused(folder: Path, tmp_path: Pa
         )
 
 
+def test_second_factors_are_refitted_in_the_factorised_network(folder: Path, tmp_path: Path) -> None:
+    """To what the original gave, from what the factorised prefix gives: errors do not add up on the way."""
+    common = {"method": "lowrank", "macs": "35%", "forms": "pointwise,matrix", "verify": False}
+    plain = compressed(folder, tmp_path, "encoder", **common)
+    refitted = compressed(folder, tmp_path, "encoder", **{**common, "compensation": "affine"})
+    assert refitted.after == plain.after
+    layers = {row.layer for row in refitted.factors if not row.reason}
+    assert layers & {layer.name for layer in refitted.calibration.layers}
+    worse = [layer for layer in refitted.calibration.layers if layer.error_after > layer.error_before * (1 + 1e-6)]
+    assert not worse
+    before, after = (
+        sum(getattr(layer, name) for layer in refitted.calibration.layers) for name in ("error_before", "error_after")
+    )
+    assert after < 0.98 * before
+
+
 def test_tables_are_factorised_where_parameters_count_and_nowhere_else(folder: Path, tmp_path: Path) -> None:
     by_macs = compressed(folder, tmp_path, "encoder", method="lowrank", macs="60%", verify=False)
     by_parameters = compressed(folder, tmp_path, "encoder", method="lowrank", params="40%", verify=False)
