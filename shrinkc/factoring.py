@@ -64,7 +64,7 @@ def _names(model: ir.Model) -> set[str]:
 
 
 def _replace(model: ir.Model, site: Site, chain: Chain, taken: set[str]) -> tuple[str, ...]:
-    old, value = site.node, site.data
+    old, value = site.node, data_of(site)
     dtype = shrinkc_ir.stored_array(site.weight).dtype
     stem = site.weight.name or site.name
     weights: list[str] = []
@@ -84,6 +84,14 @@ def _replace(model: ir.Model, site: Site, chain: Chain, taken: set[str]) -> tupl
     if chain.shift is not None:
         _shift(site, chain.shift)
     return tuple(weights)
+
+
+def data_of(site: Site) -> ir.Value:
+    """What a layer's node reads now: the layer before it may have been replaced since the site was found."""
+    value = site.node.inputs[1 if site.node.op_type == "Gather" else 0]
+    if value is None:
+        raise VerificationError("a layer lost its input", where=site.name)
+    return value
 
 
 def _node(stage: Stage, data: ir.Value, weight: ir.Value, bias: ir.Value | None, name: str) -> ir.Node:

@@ -261,15 +261,6 @@ def energy(layer: LinearLayer) -> float:
     return float(np.square(layer.weight).sum())
 
 
-def error_of(layer: LinearLayer, weight: FloatArray) -> float:
-    """Share of the variance that another weight (and the best bias) loses; needs moments of the inputs, or no data."""
-    difference = layer.weight - weight
-    if layer.inputs is None:
-        return float(np.square(difference).sum()) / (energy(layer) or 1.0)
-    lost = np.matmul(difference, layer.second(layer.inputs)) * difference
-    return max(0.0, float(lost.sum())) / (energy(layer) or 1.0)
-
-
 def directions(matrices: FloatArray, roots: Sequence[FloatArray] | None = None) -> FloatArray:
     """Left singular vectors of ``M R`` of every group, strongest first, made complete to a basis of what ``M`` gives.
 

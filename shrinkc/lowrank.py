@@ -10,7 +10,7 @@ import onnx_ir as ir
 
 from shrinkc import ir as shrinkc_ir
 from shrinkc import registry
-from shrinkc.api import FloatArray, RunConfig, RuntimeAdapter, Session
+from shrinkc.api import RunConfig, RuntimeAdapter, Session
 from shrinkc.canonicalize import drop_unused
 from shrinkc.errors import BuildError, RecipeError
 from shrinkc.evidence.patches import rows
@@ -292,13 +292,3 @@ def without(found: Found, layers: Mapping[str, Rank]) -> Found:
     """What is left to choose from once some layers are refused."""
     left = tuple(candidate for candidate in found.candidates if candidate.name not in layers)
     return Found(left, (*found.whole, *(Whole(name, SLOWER) for name in layers)))
-
-
-def effective_weights(built: Factorised) -> dict[str, tuple[FloatArray, FloatArray | None]]:
-    """Dense weight and bias that every chain amounts to, computed from the stored factors' values."""
-    result = {}
-    for name, chain in built.chains.items():
-        dtype = _element_type(built.candidates[name].site)
-        stored = [Stage(s.op_type, s.weight.astype(dtype), s.bias, s.attributes) for s in chain.stages]
-        result[name] = composed(stored)
-    return result

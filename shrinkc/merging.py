@@ -17,7 +17,7 @@ from shrinkc.errors import BuildError
 from shrinkc.evidence.sites import Site
 from shrinkc.factor_proof import stages_of
 from shrinkc.factorable import SLIDING, layers_of, own_bias
-from shrinkc.factoring import factorise
+from shrinkc.factoring import data_of, factorise
 from shrinkc.factors import Chain
 from shrinkc.latency.layers import time_layers
 from shrinkc.lowrank import made_up, micro_model
@@ -132,9 +132,9 @@ def _plain(attribute: ir.Attr) -> int | float | str | tuple[int, ...]:
 
 def _merge(model: ir.Model, pair: Pair) -> None:
     """Put the dense node in the place of both; names lose the ending that factorising gave them."""
-    site = replace(pair.second, data=pair.first.data)
+    site, made = pair.second, pair.second.name
     names = pair.first.node.name, pair.first.weight.name
-    made = site.name
+    _skip(pair)
     (weight,) = factorise(model, [site], {made: Chain((pair.dense,))})[made]
     node = next(node for node in model.graph if any(output.name == made for output in node.outputs))
     node.name = _stem(names[0])
@@ -145,6 +145,11 @@ def _merge(model: ir.Model, pair: Pair) -> None:
         del model.graph.initializers[weight]
         value.name = stem
         model.graph.register_initializer(value)
+
+
+def _skip(pair: Pair) -> None:
+    """Let the second node read what the first one does; a chain of one table reads indices, as that did."""
+    pair.second.node.replace_input_with(0, data_of(pair.first))
 
 
 def _stem(name: str | None) -> str:

@@ -234,6 +234,20 @@ def test_names_are_derived_and_the_rest_of_the_graph_is_left_alone() -> None:
     assert len(model.graph.initializers["c0"].uses()) == 1  # the original stays as it was
 
 
+def test_layers_that_read_each_other_directly_are_replaced_together() -> None:
+    net = Net()
+    net.input("x", ["n", 6, 9, 8])
+    net.output(net.conv(net.conv(net.conv("x", 6, 12), 12, 10), 10, 8))
+    model = model_of(net)
+    found = found_in(model, Svd(), [])
+    steps = [Rank(one.name, "pointwise", 5) for one in found.candidates]
+    built = factorised(model, input_shapes(model), steps, found.candidates, [], runtime(), 0).model
+    assert len(steps) == 3
+    assert [node.op_type for node in built.graph] == ["Conv"] * 6
+    proof = prove_factors(model, built, [step.layer for step in steps], input_shapes(model), runtime())
+    assert max(trial.error for trial in proof.trials) <= 1
+
+
 def test_the_proof_fails_where_a_stride_got_lost() -> None:
     net = Net()
     net.input("x", ["n", 6, 9, 8])

@@ -60,6 +60,26 @@ def test_a_factorised_model_comes_back_dense_under_its_own_names(tmp_path: Path)
     assert names[0] == "Conv_0"
 
 
+def test_pairs_in_a_row_and_tables_are_merged() -> None:
+    net = Net()
+    net.input("ids", ["n", 5], 7)
+    x = net.op("Gather", net.weight(40, 3), "ids", axis=0)
+    x = net.op("MatMul", x, net.weight(3, 8))
+    x = net.op("MatMul", x, net.weight(8, 30))
+    net.output(str(net.op("MatMul", x, net.weight(30, 6))))
+    model = ir.from_proto(net.model())
+    before = model.clone()
+    merged = merge_factors(model, Shadow.of(model, input_shapes(model)), lambda pair: True)
+    assert len(merged) == 2
+    assert [node.op_type for node in model.graph] == ["Gather", "MatMul"]
+    runtime = registry.load("runtimes", "onnxruntime-cpu")()
+    ids = np.random.default_rng(0).integers(0, 40, (2, 5))
+    expected, actual = (
+        next(iter(runtime.load(shrinkc_ir.loadable(one), RunConfig()).run({"ids": ids}).values())) for one in (before, model)
+    )
+    assert np.abs(actual - expected).max() < 1e-4 * np.abs(expected).max()
+
+
 @pytest.mark.parametrize("change", ["strided", "read twice"])
 def test_what_one_node_does_not_equal_is_left_alone(change: str) -> None:
     net = Net()
