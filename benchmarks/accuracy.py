@@ -6,10 +6,12 @@
     python benchmarks/accuracy.py --only 'shrinkc l2+*' --models resnet20 --cuts 50
     python benchmarks/accuracy.py --table                           # prints what benchmarks/results/accuracy.json has
 
-Every run is a process of its own on one thread: a model, a method, a share of the MACs to remove and a seed.  The seed draws
-the 512 calibration images, without labels, from training images no model has seen.  Accuracy is onnxruntime's on all 10,000
-test images, and MACs are counted on the written file by shrinkc's cost model, whoever wrote it.  Torch-Pruning's Taylor
-importance cannot do without a loss and is given the labels of the calibration images.
+Every run is a model, a method, a share of the MACs to remove and a seed, on one thread.  A peer's run is a process of its own;
+those of shrinkc on one model with one seed share one, which reads the model and gathers evidence once: the files are those that
+``shrinkc.compress`` writes, byte for byte, and what is shared counts in full for each.  The seed draws the 512 calibration
+images, without labels, from training images no model has seen.  Accuracy is onnxruntime's on all 10,000 test images, and MACs
+are counted on the written file by shrinkc's cost model, whoever wrote it.  Torch-Pruning's Taylor importance cannot do without
+a loss and is given the labels of the calibration images.
 """
 
 from __future__ import annotations
@@ -19,21 +21,22 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from accuracy_grid import CUTS, DEFAULT, MODELS, PEERS, SAMPLES, cells
+from accuracy_grid import CUTS, DEFAULT, MODELS, PEERS, SAMPLES, SEEDS, cells
 from accuracy_rows import Cell, Row, merged, read, table, write
-from processes import run
+from processes import Outcome, announced, run
 
 from shrinkc.files import sha256
 from shrinkc.report import facts
 
 FOLDER = Path(__file__).parent
 SCRIPTS = {
-    "shrinkc": FOLDER / "peers" / "shrinkc_run.py",
+    "shrinkc": FOLDER / "peers" / "shrinkc_sweep.py",
     "torch-pruning": FOLDER / "peers" / "torch_pruning_peer.py",
     "onnxsim": FOLDER / "peers" / "onnxsim_peer.py",
 }
@@ -73,15 +76,32 @@ class Bench:
             self.written("write_test", test)
         return run(sys.executable, FOLDER / "score.py", model, test).answer
 
-    def row(self, cell: Cell, dense_macs: int) -> Row:
-        """Prune and score."""
-        output = self.work / "pruned.onnx"
-        output.unlink(missing_ok=True)
-        options = ["--method", cell.method, "--remove", cell.removed / 100, "--seed", cell.seed, "--output", output]
-        command = [self.pythons[cell.tool], SCRIPTS[cell.tool], self.model(cell.model), *options]
-        made = run(*command, *self.calibration(cell.seed))
-        if cell.tool == "shrinkc" and "failed" in made.answer:
-            raise SystemExit(f"{cell.label} on {cell.model}: {made.complaint}")
+    def rows(self, cells: Sequence[Cell], dense_macs: int) -> Iterator[Row]:
+        """Prune and score: cells of one tool, model and seed."""
+        if cells[0].tool == "shrinkc":
+            yield from self._swept(cells, dense_macs)
+            return
+        for cell in cells:
+            output = self.work / "pruned.onnx"
+            output.unlink(missing_ok=True)
+            options = ["--method", cell.method, "--remove", cell.removed / 100, "--seed", cell.seed, "--output", output]
+            command = [self.pythons[cell.tool], SCRIPTS[cell.tool], self.model(cell.model), *options]
+            made = run(*command, *self.calibration(cell.seed))
+            yield self._row(cell, made, output, dense_macs)
+
+    def _swept(self, cells: Sequence[Cell], dense_macs: int) -> Iterator[Row]:
+        """Runs of shrinkc on one model with one seed."""
+        options = ["--seed", cells[0].seed, "--folder", self.work, *self.calibration(cells[0].seed)[:2]]
+        runs = [f"{cell.removed}:{cell.method}" for cell in cells]
+        command = [sys.executable, SCRIPTS["shrinkc"], self.model(cells[0].model), *options, *runs]
+        for number, (cell, made) in enumerate(zip(cells, announced(*command), strict=True)):
+            if "failed" in made.answer:
+                raise SystemExit(f"{cell.label} on {cell.model}: {made.answer['failed']}")
+            output = self.work / f"{number}.onnx"
+            yield self._row(cell, made, output, dense_macs)
+            output.unlink()
+
+    def _row(self, cell: Cell, made: Outcome, output: Path, dense_macs: int) -> Row:
         found = made.answer if "failed" in made.answer else self.score(output)
         if "failed" in found:
             return Row(cell, None, None, made.cpu_s, made.peak_bytes, found["failed"])
@@ -118,11 +138,12 @@ def updated(bench: Bench, path: Path, todo: Sequence[Cell], resume: bool) -> Non
     todo = [cell for cell in todo if cell not in done]
     tools = {cell.tool for cell in todo} & PEERS.keys()
     versions = kept.get("versions", {}) | facts.versions() | {tool: version_of(tool, bench.pythons[tool]) for tool in tools}
-    for cell in todo:
-        row = bench.row(cell, originals[cell.model]["macs"])
-        rows = merged(rows, row)
-        write(path, described(originals, versions), rows)
-        print(f"{cell.model} -{cell.removed} % {cell.label} seed {cell.seed}: {row.failed or row.accuracy}", flush=True)
+    for (_, name, _), together in groupby(todo, lambda cell: (cell.tool, cell.model, cell.seed)):
+        for row in bench.rows(list(together), originals[name]["macs"]):
+            rows = merged(rows, row)
+            write(path, described(originals, versions), rows)
+            cell = row.cell
+            print(f"{cell.model} -{cell.removed} % {cell.label} seed {cell.seed}: {row.failed or row.accuracy}", flush=True)
 
 
 def described(originals: dict[str, Any], versions: dict[str, str]) -> dict[str, Any]:
@@ -143,6 +164,7 @@ def main() -> None:
     parser.add_argument("--only", default="*", metavar="PATTERN", help="of 'TOOL METHOD', with * and ?")
     parser.add_argument("--models", nargs="+", default=MODELS, choices=MODELS)
     parser.add_argument("--cuts", nargs="+", type=int, default=CUTS, help="percent of the MACs to remove")
+    parser.add_argument("--seeds", nargs="+", type=int, default=SEEDS, choices=SEEDS)
     parser.add_argument("--resume", action="store_true", help="skip what the results have already")
     parser.add_argument("--table", action="store_true", help="run nothing, print the results")
     parser.add_argument("--folder", type=Path, default=FOLDER / "models", help="of the trained models")
@@ -153,7 +175,7 @@ def main() -> None:
     if not args.table:
         with tempfile.TemporaryDirectory() as work:
             bench = Bench(args.folder, {"shrinkc": Path(sys.executable), **pythons}, Path(work))
-            updated(bench, args.output, list(cells(args.models, args.cuts, args.only)), args.resume)
+            updated(bench, args.output, list(cells(args.models, args.cuts, args.only, args.seeds)), args.resume)
     print(table(read(args.output)["rows"]))
 
 

@@ -18,14 +18,20 @@ DEFAULT = "obs+rectified+lagrangian"
 
 GRID: tuple[tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]], ...] = (
     # criteria, compensations, allocators: each line is their product
-    (("obs",), ("rectified", "affine", "none"), ("lagrangian", "uniform")),
+    (("obs", "random", "l2", "bn-gamma", "thinet-b"), ("rectified", "affine", "none"), ("lagrangian", "uniform")),
     (
-        ("random", "l2", "bn-gamma", "thinet-b", "lasso"),
-        ("rectified", "affine", "none"),
-        ("uniform", "lagrangian"),
-    ),
-    (
-        ("l1", "geometric-median", "bn-gamma-out", "mean-activation", "apoz", "nnrelief", "thinet-a", "ispasp", "spline"),
+        (
+            "l1",
+            "geometric-median",
+            "bn-gamma-out",
+            "mean-activation",
+            "apoz",
+            "nnrelief",
+            "thinet-a",
+            "lasso",
+            "ispasp",
+            "spline",
+        ),
         ("rectified",),
         ("uniform",),
     ),
@@ -60,9 +66,12 @@ def methods() -> Iterator[tuple[str, str]]:
     yield from ((tool, method) for tool, names in PEERS.items() for method in names)
 
 
-def cells(models: Sequence[str], cuts: Sequence[int], only: str) -> Iterator[Cell]:
+def cells(models: Sequence[str], cuts: Sequence[int], only: str, seeds: Sequence[int] = SEEDS) -> Iterator[Cell]:
     """What there is to run, seed by seed, so that an interrupted run has every method once before any twice."""
-    for seed, model, cut, (tool, method) in product(SEEDS, models, cuts, list(methods())):
+    tools = dict.fromkeys(tool for tool, _ in methods())
+    for seed, model, asked, cut, (tool, method) in product(seeds, models, tools, cuts, list(methods())):
+        if tool != asked:  # runs of one tool on one model lie side by side
+            continue
         is_repetition = seed != SEEDS[0] and WEIGHTS_ONLY.issuperset(method.split("+"))
         cell = Cell(model, cut, tool, method, seed)
         if not is_repetition and fnmatch(cell.label, only):

@@ -45,7 +45,8 @@ class Row:
     macs_left : float or None
         Share of the original's.
     cpu_s, peak_bytes
-        Of the whole process that made the model.
+        Of the process that made the model; where runs share one, CPU seconds of this run with all that is shared, and the
+        process's peak so far.
     failed : str
         Why there is no model; empty otherwise.
     """

@@ -69,9 +69,9 @@ class Graph:
         return path.stat().st_size
 
 
-def resnet50(path: Path) -> int:
+def resnet50(path: Path, g: Graph | None = None) -> int:
     """Bottleneck ResNet with the widths and depths of He et al. 2016."""
-    g = Graph()
+    g = g or Graph()
     x = g.node("MaxPool", g.node("Relu", g.conv("x", 3, 64, 7, 2)), kernel_shape=[3, 3], strides=[2, 2], pads=[1, 1, 1, 1])
     width = 64
     for stage, blocks in enumerate((3, 4, 6, 3)):

@@ -3,8 +3,8 @@
     python benchmarks/direction.py                        # writes benchmarks/results/direction.json
     python benchmarks/direction.py --methods l2+refit+global obs+refit+global --cuts 30 50
 
-A method is CRITERION+COMPENSATION+ALLOCATOR.  The calibration lines have no labels and change with the seed; the lines the
-accuracy is measured on are others, and the same for all.
+A method is CRITERION+COMPENSATION+ALLOCATOR.  The calibration lines, 2048 of them as they cost nothing but their rendering,
+have no labels and change with the seed; the lines the accuracy is measured on are others, and the same for all.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ TARGET = 0.03
 """Accuracy that may be lost at half the MACs."""
 
 
-def rendered(folder: Path, seed: int, evaluation: int) -> None:
+def rendered(folder: Path, seed: int, calibration: int, evaluation: int) -> None:
     """Write the lines of a seed, in a process of its own."""
-    options = ["--folder", folder, "--seed", seed, "--evaluation", evaluation]
+    options = ["--folder", folder, "--seed", seed, "--calibration", calibration, "--evaluation", evaluation]
     subprocess.run([sys.executable, FOLDER / "text_lines.py", *map(str, options)], check=True, stdout=subprocess.DEVNULL)
 
 
@@ -55,13 +55,13 @@ def compressed(model: Path, lines: Path, method: str, removed: int, seed: int) -
     return {"method": method, "removed": removed, "seed": seed, **score(output, lines), **cost}
 
 
-def measured(model: Path, methods: list[str], cuts: list[int], evaluation: int) -> dict[str, Any]:
+def measured(model: Path, methods: list[str], cuts: list[int], calibration: int, evaluation: int) -> dict[str, Any]:
     """Original and every run."""
     runs: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as work:
         for seed in SEEDS:
             lines = Path(work) / str(seed)
-            rendered(lines, seed, evaluation)
+            rendered(lines, seed, calibration, evaluation)
             runs += [compressed(model, lines, method, cut, seed) for method in methods for cut in cuts]
         original = score(model, lines)
     return {"original": {"sha256": sha256(model), **original}, "runs": runs}
@@ -84,13 +84,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--methods", nargs="+", default=[DEFAULT], metavar="METHOD")
     parser.add_argument("--cuts", nargs="+", type=int, default=[50], help="percent of the MACs to remove")
+    parser.add_argument("--calibration", type=int, default=2048, help="lines to calibrate on")
     parser.add_argument("--evaluation", type=int, default=2000, help="lines the accuracy is measured on")
     parser.add_argument("--output", type=Path, default=FOLDER / "results" / "direction.json")
     args = parser.parse_args()
     from text_lines import FONTS, fonts_below, model_path
 
-    results = measured(model_path(), args.methods, args.cuts, args.evaluation)
-    results |= {"target_points_lost": 100 * TARGET, "fonts": [font.name for font in fonts_below(FONTS)]}
+    results = measured(model_path(), args.methods, args.cuts, args.calibration, args.evaluation)
+    results |= {
+        "calibration_lines": args.calibration,
+        "target_points_lost": 100 * TARGET,
+        "fonts": [font.name for font in fonts_below(FONTS)],
+    }
     report = {**results, "machine": facts.machine(), "versions": facts.versions(), "load_average": os.getloadavg()}
     write_text(args.output, json.dumps(report, indent=1) + "\n")
     print(table(results))

@@ -63,8 +63,8 @@ def _ours(method: str, default: str) -> Look:
     if criterion == "random":
         dotted = {"marker": "x", "linestyle": ":", "linewidth": 1.2, "zorder": 3}
         return Look(4, "shrinkc, random scores", {"color": GREY, **dotted})
-    families = {"refit": (1, GREEN, "refit"), "none": (3, SKY, "no compensation")}
-    order, colour, name = families.get(compensation, (2, OLIVE, "affine or bias"))
+    families = {"rectified": (1, GREEN, "rectified refit"), "none": (3, SKY, "no compensation")}
+    order, colour, name = families.get(compensation, (2, OLIVE, "other compensations"))
     pale = {"marker": ".", "linewidth": 0.8, "markersize": 4, "alpha": 0.55, "zorder": 2}
     return Look(order, f"shrinkc, {name}", {"color": colour, **pale})
 

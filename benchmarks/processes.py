@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,6 +38,24 @@ def run(*command: object) -> Outcome:
         printed, complaint = out.read().decode(), err.read().decode()[-2000:]
     answer = _answer(process.returncode, printed, complaint)
     return Outcome(answer, round(usage.ru_utime + usage.ru_stime, 2), usage.ru_maxrss * 1024, complaint)
+
+
+def announced(*command: object) -> Iterator[Outcome]:
+    """One outcome for every line a process prints: JSON with ``cpu_s`` and ``peak_bytes`` of its own.
+
+    Raises
+    ------
+    SystemExit
+        It ended badly.
+    """
+    parts = [str(part) for part in command]
+    with subprocess.Popen(parts, stdout=subprocess.PIPE, text=True, env={**os.environ, **ONE_THREAD}) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            answer = json.loads(line)
+            yield Outcome(answer, answer.pop("cpu_s"), answer.pop("peak_bytes"), "")
+    if process.returncode:
+        raise SystemExit(f"exit {process.returncode}: {' '.join(parts[:2])}")
 
 
 def _answer(exit_code: int, printed: str, complaint: str) -> dict[str, Any]:

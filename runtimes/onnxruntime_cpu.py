@@ -1,4 +1,4 @@
-"""onnxruntime on the CPU: the reference every other engine is compared with."""
+"""onnxruntime on the CPU: the reference every other engine is compared with, in this process or in one of its own."""
 
 from __future__ import annotations
 
@@ -8,25 +8,27 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from shrinkc.runtimes.isolated import BACKENDS
+from shrinkc.runtimes.onnx_files import OnnxEngine
 
-from shrinkc.api import Effective, Probe, RunConfig
-from shrinkc.errors import BuildError, RuntimeUnavailable
+from shrinkc.api import ConvertConfig, Effective, RunConfig
+from shrinkc.errors import BuildError
 
 PROVIDER = "CPUExecutionProvider"
 
 
-class OnnxRuntimeCpu:
-    """Adapter for onnxruntime's CPU execution provider."""
+class OnnxRuntimeCpu(OnnxEngine):
+    """Adapter for onnxruntime's CPU execution provider; :meth:`load` runs it in this process, :meth:`open` in its own."""
 
     name = "onnxruntime-cpu"
+    backend = BACKENDS / "onnxruntime_backend.py"
+    distributions = ("onnxruntime", "onnxruntime-gpu", "onnxruntime-directml")
+    modules = ("onnxruntime",)
+    hint = "pip install onnxruntime"
 
-    def probe(self) -> Probe:
-        """Whether onnxruntime can be imported."""
-        try:
-            import onnxruntime
-        except ImportError as error:
-            return Probe(is_available=False, reason=str(error))
-        return Probe(is_available=True, version=onnxruntime.__version__)
+    def details(self, config: ConvertConfig) -> dict[str, object]:
+        """Name the provider."""
+        return {"provider": PROVIDER}
 
     def load(self, model: Path | bytes, config: RunConfig) -> OnnxRuntimeSession:
         """Load a model; ``threads=0`` leaves the number to onnxruntime.
@@ -38,9 +40,7 @@ class OnnxRuntimeCpu:
         BuildError
             It refuses the model.
         """
-        probe = self.probe()
-        if not probe.is_available:
-            raise RuntimeUnavailable("onnxruntime is not installed", because=probe.reason, hint="pip install onnxruntime")
+        self.require()
         return OnnxRuntimeSession(model, config)
 
 

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
+# Wheels of onnxruntime send usage data home by default and leave a device number in the home folder; they read this when they
+# are imported, so it has to stand before.  Whoever wants it otherwise sets it to 0.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+
 if TYPE_CHECKING:
     from shrinkc.inspection import inspect as inspect
+    from shrinkc.learning import train as train
     from shrinkc.pipeline import compress as compress
+    from shrinkc.validating import validate as validate
 
-__all__ = ["__version__", "compress", "inspect"]
+__all__ = ["__version__", "compress", "inspect", "train", "validate"]
 
 
 def __getattr__(name: str) -> Any:
@@ -23,4 +30,12 @@ def __getattr__(name: str) -> Any:
         from shrinkc.inspection import inspect
 
         return inspect
+    if name == "train":
+        from shrinkc.learning import train
+
+        return train
+    if name == "validate":
+        from shrinkc.validating import validate
+
+        return validate
     raise AttributeError(f"module 'shrinkc' has no attribute {name!r}")

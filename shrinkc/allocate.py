@@ -282,7 +282,7 @@ class _Prices:
         self._widths = {group.name: group.width for group in analysis.groups}
         self._is_kept = np.ones(analysis.n_classes + 1, bool)
         self._counters = [RunningCost(cost.parts(name), analysis.n_classes) for name in quantities]
-        self._dense = [max(1.0, counter.of(self._is_kept)) for counter in self._counters]
+        self._dense = [counter.of(self._is_kept) or 1.0 for counter in self._counters]
 
     def price(self, widths: Mapping[str, float]) -> float:
         """Share that is left when every group keeps so many of its best positions; groups not named are whole."""

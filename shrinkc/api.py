@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -15,10 +14,30 @@ from shrinkc.analysis.constants import UNTOUCHED
 from shrinkc.analysis.flow import Role
 from shrinkc.analysis.forming import Group, Member
 from shrinkc.analysis.groups import Analysis
+from shrinkc.engines import (
+    Artifact,
+    ArtifactFile,
+    ConvertConfig,
+    Effective,
+    Engine,
+    EngineSession,
+    LayerTime,
+    Measurement,
+    NodeVerdict,
+    Probe,
+    RunConfig,
+    RuntimeAdapter,
+    Session,
+    SupportReport,
+)
+from shrinkc.signature import Port, Signature
 
 API_VERSION = 1
 
 FloatArray = NDArray[np.floating[Any]]
+
+SMALLEST_RATIO = 1e-12
+"""What a probe counts for that shows nothing at all."""
 Weights = Callable[[ir.Value], FloatArray]
 """Reads a stored tensor."""
 
@@ -42,7 +61,9 @@ class Moments:
 
     def covariance(self) -> FloatArray:
         """Centred second moment, shape of ``gram``."""
-        return self.gram - self.mean[:, :, None] * self.mean[:, None, :]
+        covariance = -self.mean[:, :, None] * self.mean[:, None, :]
+        covariance += self.gram
+        return covariance
 
 
 @dataclass(frozen=True)
@@ -92,15 +113,34 @@ class Activity:
     zero_share: FloatArray
 
 
+@dataclass(frozen=True)
+class Share:
+    """Part of a layer's output, its bias aside, that some of its columns give by themselves.
+
+    Attributes
+    ----------
+    energy : float
+        Of its second moment; 1 where they are all of its columns.
+    variance : float
+        Of what varies.
+    """
+
+    energy: float = 1.0
+    variance: float = 1.0
+
+
 @dataclass(frozen=True, eq=False)
 class Consumer:
     """One layer that reads channels of a group, as a linear map, and the moments of what it reads.
+
+    A layer too wide for the second moments of all its columns is several consumers, one a block of whole channels: each gives
+    its ``share`` of the layer's output, as if blocks had nothing to do with each other.
 
     Attributes
     ----------
     name : str
         Of the layer's output; groups of a grouped convolution share it.
-    weight : ndarray of shape (outputs, columns), float64
+    weight : ndarray of shape (outputs, columns), float64 or, if it is stored so, float32
     mean : ndarray of shape (columns,), float64
     gram : ndarray of shape (columns, columns)
         Uncentred second moment of the columns, a mean over ``rows`` rows.
@@ -115,6 +155,10 @@ class Consumer:
         How it slides over its input, None for a matrix product.
     number : int
         Which group of a grouped convolution it is.
+    columns : ndarray of shape (columns,), int64, or None
+        Which columns of that group these are; None where they are all.
+    share : Share
+        Of the layer's output; what these columns give counts as much, where it is set beside what other layers give.
     """
 
     name: str
@@ -127,6 +171,45 @@ class Consumer:
     activity: Activity
     windows: Windows | None = None
     number: int = 0
+    columns: NDArray[np.int64] | None = None
+    share: Share = Share()
+
+
+@dataclass(frozen=True)
+class Sensitivity:
+    """Error of the model's outputs per error at a group's consumers, as probes found it.
+
+    Attributes
+    ----------
+    probes : tuple of (int, float)
+        So many positions were removed, and such was the ratio; ascending, each number once.
+    """
+
+    probes: tuple[tuple[int, float], ...]
+
+    def with_probe(self, removed: int, ratio: float) -> Sensitivity:
+        """The same with one more probe; it takes the place of an older one of as many positions."""
+        return Sensitivity(tuple(sorted({**dict(self.probes), removed: ratio}.items())))
+
+    def of(self, errors: FloatArray) -> FloatArray:
+        """Errors of the outputs, from those at the consumers.
+
+        Between probes the ratio follows the number of positions log-linearly, beyond them it stays.
+
+        Parameters
+        ----------
+        errors : ndarray of shape (width + 1,)
+            By number of positions removed, never decreasing.
+
+        Returns
+        -------
+        ndarray of shape (width + 1,)
+            Never decreasing.
+        """
+        removed, ratios = zip(*self.probes, strict=True)
+        logs = np.log(np.maximum(ratios, SMALLEST_RATIO))
+        shown: FloatArray = errors * np.exp(np.interp(np.arange(len(errors)), removed, logs))
+        return np.maximum.accumulate(shown)
 
 
 @dataclass(frozen=True, eq=False)
@@ -142,19 +225,22 @@ class Evidence:
         Where the data came from.
     is_synthetic : bool
         It was made up from the model.
-    sensitivity : mapping of group name to float
-        Error of the model's outputs per error at the group's consumers; groups that are not named count 1.
+    sensitivity : mapping of group name to Sensitivity
+        How much an error at the group's consumers shows in the outputs; groups that are not named were not probed.
     gradients : mapping of tensor name to ndarray of shape (samples, *tensor)
         Gradients of the loss by stored tensor, laid out as it is stored, one sample along the first axis in the same order for
         every tensor (one mini-batch instead, if its mean loss is what was derived); empty if none were given.
+    notes : tuple of str
+        Sentences for the report: what was looked at in part only.
     """
 
     consumers: Mapping[str, tuple[Consumer, ...]] = field(default_factory=dict)
     n_samples: int = 0
     source: str = ""
     is_synthetic: bool = False
-    sensitivity: Mapping[str, float] = field(default_factory=dict)
+    sensitivity: Mapping[str, Sensitivity] = field(default_factory=dict)
     gradients: Mapping[str, FloatArray] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
 
 @runtime_checkable
@@ -177,6 +263,18 @@ class Criterion(Protocol):
 
     def scores(self, group: Group, weights: Weights, evidence: Evidence | None) -> FloatArray:
         """One finite, non-negative score per position of the group, shape ``(group.width,)``."""
+
+
+@runtime_checkable
+class ReadingGradients(Protocol):
+    """A criterion, moreover, that reads :attr:`Evidence.gradients`; they are computed from data where nobody gave them.
+
+    Attributes
+    ----------
+    needs_gradients : bool
+    """
+
+    needs_gradients: bool
 
 
 @runtime_checkable
@@ -375,83 +473,35 @@ class Prescription(Allocator, Protocol):
     is_prescription: bool
 
 
-@dataclass(frozen=True)
-class Probe:
-    """Whether a runtime can be used here."""
-
-    is_available: bool
-    version: str = ""
-    reason: str = ""
-
-
-@dataclass(frozen=True)
-class Effective:
-    """What a session really runs on, as opposed to what was asked for."""
-
-    runtime: str
-    version: str
-    provider: str
-    precision: str
-    threads: int
-    is_spinning: bool
-
-
-@dataclass(frozen=True)
-class RunConfig:
-    """How to run a model."""
-
-    threads: int = 1
-    is_spinning: bool = False
-
-
-class Session(Protocol):
-    """A loaded model."""
-
-    def effective(self) -> Effective:
-        """What it really runs on."""
-
-    def run(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-        """Outputs by their ONNX names."""
-
-
-@runtime_checkable
-class RuntimeAdapter(Protocol):
-    """One engine."""
-
-    name: str
-
-    def probe(self) -> Probe:
-        """Whether the engine is here; never raises, never downloads."""
-
-    def load(self, model: Path | bytes, config: RunConfig) -> Session:
-        """Load an ONNX model.
-
-        Raises
-        ------
-        BuildError
-            The engine refuses the model.
-        """
-
-
 __all__ = [
     "API_VERSION",
     "UNTOUCHED",
     "Activity",
     "Allocator",
+    "Artifact",
+    "ArtifactFile",
     "Checking",
     "Compensation",
     "Consumer",
+    "ConvertConfig",
     "Criterion",
     "CrossMoments",
     "Effective",
+    "Engine",
+    "EngineSession",
     "Evidence",
     "Fit",
     "FloatArray",
     "Group",
     "Layer",
+    "LayerTime",
+    "Measurement",
     "Member",
     "Moments",
+    "NodeVerdict",
+    "Port",
     "Probe",
+    "ReadingGradients",
     "Problem",
     "Repair",
     "Repaired",
@@ -460,7 +510,11 @@ __all__ = [
     "RunConfig",
     "RuntimeAdapter",
     "Seeded",
+    "Sensitivity",
     "Session",
+    "Share",
+    "Signature",
+    "SupportReport",
     "Weights",
     "Windows",
 ]

@@ -11,6 +11,10 @@ from shrinkc.errors import RecipeError
 COUNT_UNITS = {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9}
 SIZE_UNITS = {"": 1.0, "b": 1.0, "kb": 1e3, "mb": 1e6, "gb": 1e9, "kib": 2.0**10, "mib": 2.0**20, "gib": 2.0**30}
 
+TIME_UNITS = {"us": 1e-6, "ms": 1e-3, "s": 1.0}
+
+_UNITS = {"size_bytes": SIZE_UNITS, "latency_s": TIME_UNITS}
+_EXAMPLES = {"size_bytes": "50% or 800KB", "latency_s": "50% or 5ms"}
 _LABELS = {"macs": "MACs", "parameters": "parameters", "size_bytes": "bytes"}
 
 
@@ -21,7 +25,7 @@ class Budget:
     Attributes
     ----------
     quantity : str
-        ``macs``, ``parameters`` or ``size_bytes``.
+        ``macs``, ``parameters``, ``size_bytes`` or ``latency_s``.
     amount : float
         Limit; a fraction of the original's if ``is_relative``.
     is_relative : bool
@@ -45,27 +49,29 @@ class Budget:
 
     def show(self, cost: Cost) -> str:
         """The quantity of ``cost``, readable."""
-        return f"{getattr(cost, self.quantity):,} {_LABELS[self.quantity]}"
+        return self._readable(getattr(cost, self.quantity))
 
     def describe(self, dense: Cost) -> str:
         """The limit, readable."""
         share = f" ({self.amount:.0%} of the original)" if self.is_relative else ""
-        return f"at most {self.limit(dense):,.0f} {_LABELS[self.quantity]}{share}"
+        return f"at most {self._readable(self.limit(dense))}{share}"
+
+    def _readable(self, amount: float) -> str:
+        return f"{1e3 * amount:.4g} ms" if self.quantity == "latency_s" else f"{amount:,.0f} {_LABELS[self.quantity]}"
 
 
 def parse(quantity: str, text: str) -> Budget:
-    """Read ``50%``, ``1.5M`` (counts) or ``800KB``, ``1MiB`` (bytes).
+    """Read ``50%``, ``1.5M`` (counts), ``800KB``, ``1MiB`` (bytes) or ``5ms`` (seconds).
 
     Raises
     ------
     RecipeError
         The text is neither, or not positive, or a percentage of 100 or more.
     """
-    units = SIZE_UNITS if quantity == "size_bytes" else COUNT_UNITS
+    units = _UNITS.get(quantity, COUNT_UNITS)
     match = re.fullmatch(r"\s*([0-9]*\.?[0-9]+)\s*(%|[A-Za-z]*)\s*", text)
     if match is None or (match[2] != "%" and match[2].lower() not in units):
-        example = "50% or 800KB" if quantity == "size_bytes" else "50% or 1.5M"
-        raise RecipeError(f"not a budget: {text!r}", where=quantity, hint=f"write {example}")
+        raise RecipeError(f"not a budget: {text!r}", where=quantity, hint=f"write {_EXAMPLES.get(quantity, '50% or 1.5M')}")
     number = float(match[1])
     if match[2] == "%":
         if not 0 < number < 100:

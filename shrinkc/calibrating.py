@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from shrinkc import registry
-from shrinkc.api import Evidence, RuntimeAdapter
+from shrinkc.api import Evidence, ReadingGradients, RuntimeAdapter
 from shrinkc.evidence import data as evidence_data
+from shrinkc.evidence.batching import batches_of
 from shrinkc.evidence.data import Data
-from shrinkc.evidence.gathering import batches_of, gather
+from shrinkc.evidence.gathering import gather
 from shrinkc.evidence.sensitivity import with_sensitivities
 from shrinkc.evidence.synthetic import synthesise
 from shrinkc.log import Progress
 from shrinkc.opening import Opened
+from shrinkc.plan import Plan
 from shrinkc.recipe import CHANNELS, LOWRANK, NO_COMPENSATION, Recipe
 
 HELD_OUT_EVERY = 4
@@ -25,6 +27,9 @@ LEAST_TO_SHARE = 64
 """Fewer samples than this are not shared out: all of them repair, and all of them judge."""
 
 SYNTHETIC_SAMPLES = 256
+
+CALIBRATION_SAMPLES = 2048
+"""Most samples that evidence and compensation look at where the data is meant for recovery too."""
 
 LEAST_PROBED, MOST_PROBED, PROBED_MACS = 8, 128, 2 * 10**12
 """Samples a group is probed with, and multiply-accumulates of all probes together."""
@@ -52,11 +57,14 @@ class Samples:
         For measuring quality; None where nothing real was given.
     note : str
         What a reader has to know about the two.
+    training : Data or None
+        For recovery, ``calibration`` among them; None where nothing is recovered.
     """
 
     calibration: Data | None
     evaluation: Data | None
     note: str = ""
+    training: Data | None = None
 
 
 def needs_evidence(recipe: Recipe) -> bool:
@@ -74,10 +82,31 @@ def factors_need_data(recipe: Recipe) -> bool:
 
 def needs_data(recipe: Recipe, *, is_replay: bool) -> bool:
     """Whether anything a run does looks at data; a replayed plan has its channels chosen already."""
+    return recipe.recover is not None or makes_up_data(recipe, is_replay=is_replay)
+
+
+def needs_gradients(recipe: Recipe) -> bool:
+    """Whether channels are chosen by gradients of the loss."""
+    if recipe.method == LOWRANK:
+        return False
+    criterion = registry.built("criteria", recipe.criterion)
+    return isinstance(criterion, ReadingGradients) and criterion.needs_gradients
+
+
+def makes_up_data(recipe: Recipe, *, is_replay: bool) -> bool:
+    """Whether inputs are made up from the model where none are given: what is done, or the repair of the rest, follows data."""
     asked = (not is_replay and needs_evidence(recipe)) or factors_need_data(recipe)
     if recipe.compensation == NO_COMPENSATION:
         return asked
     return asked or bool(registry.built("compensation", recipe.compensation).needs_data)
+
+
+def for_recovery(samples: Samples, opened: Opened, recipe: Recipe) -> Samples:
+    """Samples of which all are for recovery, if there is one, and as many as help for evidence and compensation."""
+    if recipe.recover is None or samples.calibration is None:
+        return samples
+    few = samples.calibration.thinned(CALIBRATION_SAMPLES, evidence_data.fixed_batch(opened.model) or 1)
+    return replace(samples, calibration=few, training=samples.calibration)
 
 
 def shared_out(opened: Opened, recipe: Recipe, is_needed: bool, given: Data | None, evaluation: Data | None) -> Samples:
@@ -115,6 +144,17 @@ def evidence_from(
         return with_sensitivities(evidence, opened.analysis, few, runtime)
 
 
+def probed_at(
+    plan: Plan, evidence: Evidence, opened: Opened, calibration: Data, runtime: RuntimeAdapter, progress: Progress
+) -> Evidence:
+    """Evidence with every group that a plan cuts probed at the width it has there."""
+    widths = {group.name: group.width for group in opened.analysis.groups}
+    silenced = {name: widths[name] - len(kept) for name, kept in plan.keep().items()}
+    few = few_for_probes(batches_for(opened, calibration), opened, len(widths))
+    with progress.stage("probing every group at its width"):
+        return with_sensitivities(evidence, opened.analysis, few, runtime, silenced)
+
+
 def few_for_probes(batches: Batches, opened: Opened, probes: int) -> Batches:
     """So many samples for every probe that all of them together take seconds, not minutes."""
     work = max(1, opened.cost.dense().macs * probes)
@@ -134,4 +174,4 @@ def few_for_probes(batches: Batches, opened: Opened, probes: int) -> Batches:
 
 def batches_for(opened: Opened, calibration: Data) -> Batches:
     """Calibration samples in the batches that the model takes."""
-    return batches_of(calibration, evidence_data.fixed_batch(opened.model))
+    return batches_of(opened.analysis, calibration)

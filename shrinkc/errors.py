@@ -31,6 +31,12 @@ class ShrinkcError(Exception):
         return "\n".join([self.message, *(label + text for label, text in parts if text)])
 
 
+class GateError(ShrinkcError):
+    """Everything ran, and the result is not what was asked for."""
+
+    exit_code = 1
+
+
 class RecipeError(ShrinkcError):
     """A setting that is wrong, unknown or would have no effect."""
 
@@ -83,3 +89,15 @@ class PluginError(ShrinkcError):
     """A plug-in that is unknown, registered twice or fails to import."""
 
     exit_code = 9
+
+
+class InconclusiveError(ShrinkcError):
+    """A measurement was disturbed too much to tell."""
+
+    exit_code = 10
+
+
+class TrainingError(ShrinkcError):
+    """Training cannot go on; what was best so far is kept."""
+
+    exit_code = 11

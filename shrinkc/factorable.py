@@ -19,7 +19,7 @@ from shrinkc.evidence.sites import Site, is_alone, sites_of
 from shrinkc.evidence.walking import Walk
 from shrinkc.factors import BasisOf, Chain, Factored, Factorization, Form, LinearLayer, Sizes, Work
 from shrinkc.shapes import Shadow
-from shrinkc.stages import RECURRENT, Stage
+from shrinkc.stages import RECURRENT, Stage, recurrent_stage
 
 
 @dataclass(frozen=True)
@@ -201,22 +201,6 @@ def _recurrent(node: ir.Node, shadow: Shadow) -> Site | None:
         return None
     rows = shape[0] * shape[1]
     return Site(node, data, node.outputs[0], weight, 1, shape[2], rows, 1, None, False, 1.0, None)
-
-
-def recurrent_stage(site: Site, matrix: FloatArray) -> Stage:
-    """The recurrent node of a layer, with other input matrices."""
-    directions = len(shrinkc_ir.stored_array(site.weight))
-    weight = matrix.reshape(directions, -1, matrix.shape[1])
-    stored = [None if value is None else shrinkc_ir.constant_tensor(value) for value in site.node.inputs[2:4]]
-    rest = tuple(None if tensor is None else tensor.numpy() for tensor in stored)
-    attributes = {
-        name: _plain(attribute) for name, attribute in site.node.attributes.items() if name not in ("activations", "clip")
-    }
-    return Stage(site.node.op_type, weight, None, attributes, rest)
-
-
-def _plain(attribute: ir.Attr) -> int | str:
-    return attribute.as_string() if attribute.type == ir.AttributeType.STRING else attribute.as_int()
 
 
 def is_table(site: Site) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol
 
@@ -14,6 +14,9 @@ class Progress(Protocol):
     def stage(self, name: str) -> AbstractContextManager[None]:
         """Context manager around one stage of the flow."""
 
+    def counting(self, name: str) -> AbstractContextManager[Callable[[float, str], None]]:
+        """Context manager around a stage that tells which share of it is done, and a few words."""
+
 
 class Silent:
     """Says nothing."""
@@ -22,6 +25,11 @@ class Silent:
     def stage(self, name: str) -> Iterator[None]:
         """Run the stage."""
         yield
+
+    @contextmanager
+    def counting(self, name: str) -> Iterator[Callable[[float, str], None]]:
+        """Run the stage."""
+        yield lambda share, words: None
 
 
 class Terminal:
@@ -47,3 +55,21 @@ class Terminal:
         elapsed = time.perf_counter() - started
         if self._is_verbose or elapsed >= 1:
             self._console.print(f"[dim]{elapsed:6.1f} s[/dim]  {name}")
+
+    @contextmanager
+    def counting(self, name: str) -> Iterator[Callable[[float, str], None]]:
+        """Show a bar, the words and the time left."""
+        from rich import progress
+
+        columns = (
+            progress.TextColumn("{task.description}"),
+            progress.BarColumn(),
+            progress.TaskProgressColumn(),
+            progress.TextColumn("{task.fields[words]}"),
+            progress.TimeRemainingColumn(),
+        )
+        started = time.perf_counter()
+        with progress.Progress(*columns, console=self._console, transient=True) as bar:
+            task = bar.add_task(name, total=1.0, words="")
+            yield lambda share, words: bar.update(task, completed=share, words=words)
+        self._console.print(f"[dim]{time.perf_counter() - started:6.1f} s[/dim]  {name}")

@@ -20,7 +20,7 @@ from shrinkc.evidence.walking import Walk
 from shrinkc.factorable import Candidate, Found, Scope, Whole, candidates_in, is_recurrent, is_table, layers_of
 from shrinkc.factoring import factorise
 from shrinkc.factors import Chain, Factorization, Form, energy
-from shrinkc.latency.layers import LayerTimes, time_layers
+from shrinkc.latency.layer_times import LayerTimes, time_layers
 from shrinkc.plan import Rank
 from shrinkc.recipe import Recipe
 from shrinkc.report.model import FactorRow

@@ -12,6 +12,7 @@ from shrinkc.api import RunConfig, RuntimeAdapter, Session
 from shrinkc.errors import BuildError
 from shrinkc.evidence import data as evidence_data
 from shrinkc.evidence import quality as evidence_quality
+from shrinkc.evidence.batching import batch_size
 from shrinkc.evidence.data import Data
 from shrinkc.evidence.quality import Quality
 from shrinkc.feeding import random_input
@@ -46,7 +47,7 @@ def measured(
     quality = Quality()
     if samples is not None:
         with progress.stage(f"measuring quality on {samples.n_samples} samples"):
-            batch = evidence_data.fixed_batch(opened.model) or QUALITY_BATCH
+            batch = batch_size(opened.analysis, QUALITY_BATCH)
             quality = evidence_quality.measure(before, after, samples, batch)
     report = replace(report, quality=quality)
     if measure_latency:
@@ -79,7 +80,7 @@ def _levels(report: Report, runtime: RuntimeAdapter, after: Session) -> tuple[Ru
     level = "timed" if report.latency is not None else "validated" if report.proof is not None else "loaded"
     effective = after.effective()
     here = RuntimeLevel(runtime.name, level, f"onnxruntime {effective.version}, {effective.provider}, this machine")
-    if wanted.runtime == runtime.name:
+    if wanted.runtime == runtime.name and wanted.is_here:
         return (here,)
     missing = f"no {wanted.runtime} engine was built or timed; build it on the device in {wanted.precision}"
     return here, RuntimeLevel(wanted.runtime, "not run", missing)

@@ -19,7 +19,7 @@ from shrinkc.factor_proof import stages_of
 from shrinkc.factorable import SLIDING, layers_of, own_bias
 from shrinkc.factoring import data_of, factorise
 from shrinkc.factors import Chain
-from shrinkc.latency.layers import time_layers
+from shrinkc.latency.layer_times import time_layers
 from shrinkc.lowrank import made_up, micro_model
 from shrinkc.shapes import Shadow
 from shrinkc.stages import Stage, composed

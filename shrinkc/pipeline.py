@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,32 +15,33 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
+from shrinkc import emitting, merging, planning, recipe_files, recovering, registry, target, timing, verify
 from shrinkc import ir as shrinkc_ir
-from shrinkc import merging, planning, recipe_files, registry, target, verify
 from shrinkc import plan as plans
-from shrinkc.analysis.cost import Cost
 from shrinkc.analysis.groups import Analysis, BoolArray
 from shrinkc.analysis.labels import Shape
-from shrinkc.api import Evidence, FloatArray, Repaired, RuntimeAdapter
-from shrinkc.calibrating import Samples, evidence_from, needs_data, shared_out
+from shrinkc.api import Evidence, FloatArray, Repaired, RunConfig, RuntimeAdapter
+from shrinkc.calibrating import Samples, evidence_from, for_recovery, makes_up_data, needs_data, needs_gradients, shared_out
 from shrinkc.canonicalize import canonicalize
+from shrinkc.choosing import planned_in_turns
 from shrinkc.edits import make_plan
-from shrinkc.errors import BudgetError, RecipeError, VerificationError
+from shrinkc.errors import BudgetError, GateError, RecipeError, VerificationError
 from shrinkc.evidence import data as evidence_data
 from shrinkc.evidence import gradients as evidence_gradients
 from shrinkc.evidence import sources
 from shrinkc.evidence.quality import Quality
 from shrinkc.factor_proof import FactorProof, prove_equal, prove_factors
-from shrinkc.factorable import Found
 from shrinkc.factorising import Factorising
 from shrinkc.files import sha256, write_text
 from shrinkc.log import Progress, Silent
 from shrinkc.lowrank import Factorised, Times
 from shrinkc.measuring import measured
 from shrinkc.opening import Merge, Opened, counted_cost, loaded, open_model
+from shrinkc.pacing import missed, paced
 from shrinkc.plan import Plan
 from shrinkc.planning import Planned
-from shrinkc.recipe import CHANNELS, Recipe
+from shrinkc.recipe import CHANNELS, LOWRANK, Recipe
+from shrinkc.recovering import Recovered
 from shrinkc.repairing import repaired
 from shrinkc.report import facts
 from shrinkc.report import json as report_json
@@ -48,14 +50,22 @@ from shrinkc.report.model import Calibration, Report, group_rows
 from shrinkc.searching import largest_cut
 from shrinkc.shapes import Shadow
 from shrinkc.surgery import remove_channels
+from shrinkc.target import Target
+from shrinkc.timing import Timed
 from shrinkc.verify import Proof
 
 SIZE_TRIES = 4
 """How often a plan is made again because the written file is larger than its tensors suggested."""
 
+LARGE_MODEL_BYTES = 32 << 20
+"""Copies of models of this size are looked for and let go of after the proof: graphs refer to themselves, so that Python would
+keep them, weights and all, until it happens to look."""
+
 DEFAULT_RECIPE = "default"
 """What is done with data where nothing was asked for; flags override single settings.  Without data channels are removed by
 magnitude and nothing else is changed."""
+
+SLOWER_NOTE = "The compressed model measures SLOWER than the original on this machine."
 
 CHECK_RUNTIME = "onnxruntime-cpu"
 """Runtime of the proof and of the quality measurement, whatever the target."""
@@ -70,16 +80,20 @@ class Artifacts:
     output : Path
         The compressed model; report and recipe lie beside it under the same stem.
     plan : Path or None
+    checkpoint : Path or None
+        Of the recovery.
     """
 
     output: Path
     plan: Path | None
+    checkpoint: Path | None = None
 
     def written(self) -> list[Path]:
         """Every file a run may write."""
         results = [".onnx.data", ".report.json", ".report.md", ".recipe.json", ".rejected.onnx"]
         plan = self.plan or self.beside(".plan.json")
-        return [self.output, plan, *(self.beside(suffix) for suffix in results)]
+        progress = [] if self.checkpoint is None else [self.checkpoint]
+        return [self.output, plan, *progress, *(self.beside(suffix) for suffix in results)]
 
     def beside(self, suffix: str) -> Path:
         """Path of the output with another suffix."""
@@ -101,6 +115,10 @@ class Run:
     progress : Progress
     factorising : Factorising
         Idle where the method is ``channels``.
+    threads : int
+        Of the latency measurements.
+    timed : Timed or None
+        What the forecast of latency rests on, where there is one.
     """
 
     opened: Opened
@@ -110,6 +128,8 @@ class Run:
     runtime: RuntimeAdapter
     progress: Progress
     factorising: Factorising
+    threads: int = 1
+    timed: Timed | None = None
 
 
 def compress(
@@ -123,8 +143,11 @@ def compress(
     gradients: str | os.PathLike[str] | None = None,
     plan: str | os.PathLike[str] | None = None,
     save_plan: str | os.PathLike[str] | None = None,
+    checkpoint: str | os.PathLike[str] | None = None,
     threads: int = 1,
     measure_latency: bool = True,
+    latency_table: str | os.PathLike[str] | None = None,
+    latency_cache: str | os.PathLike[str] | None = None,
     dry_run: bool = False,
     progress: Progress | None = None,
     **settings: Any,
@@ -152,9 +175,16 @@ def compress(
         A saved plan to replay instead of making one.
     save_plan : path, optional
         Where to write the plan.
+    checkpoint : path, optional
+        Where recovery writes how far it is, and takes up from if it was interrupted.
     threads : int
         Of the latency measurement.
     measure_latency : bool
+    latency_table : path, optional
+        Times of layers recorded on the target (``shrinkc targets calibrate``); by default they are measured on this machine, if
+        the target is it, or else estimated from the target's profile.
+    latency_cache : path, optional
+        Folder of times measured here, by default where the system keeps caches.
     dry_run : bool
         Write the resolved recipe and the plan, nothing else.
     progress : Progress, optional
@@ -187,7 +217,10 @@ def compress(
         settings["recipe"] = DEFAULT_RECIPE
     recipe = recipe_files.resolve(**settings)
     source = Path(model)
-    artifacts = Artifacts(Path(output) if output is not None else Path(f"{source.stem}.shrunk.onnx"), _path(save_plan))
+    artifacts = Artifacts(
+        Path(output) if output is not None else Path(f"{source.stem}.shrunk.onnx"), _path(save_plan), _path(checkpoint)
+    )
+    _check_folder(artifacts, target.load(recipe.target))
     _check_paths(artifacts, read=[source, *map(_path, (data, eval_data, preprocess, gradients, plan))])
     with loaded(source, progress) as opened_model:
         stored = [Path(os.fspath(tensor.path)) for tensor in shrinkc_ir.external_tensors(opened_model)]
@@ -199,15 +232,22 @@ def compress(
         for real in (given, judged):
             if real is not None:
                 evidence_data.check_labels(real, [opened.analysis.shadow.shape(value) for value in opened_model.graph.outputs])
-        is_looked_at = needs_data(recipe, is_replay=saved is not None)
+        is_made_up = makes_up_data(recipe, is_replay=saved is not None)
+        recovering.check(recipe, opened.model, given, makes_up_data=is_made_up)
+        is_differentiated = saved is None and gradients is None and given is not None and needs_gradients(recipe)
+        is_looked_at = is_differentiated or needs_data(recipe, is_replay=saved is not None)
         shared = shared_out(opened, recipe, is_looked_at, given, judged if eval_data is not None else None)
-        # What this machine's CPU takes says nothing about another engine; that will come from a table.
-        is_timed = measure_latency and not dry_run and target.load(recipe.target).runtime == runtime.name
-        times = Times(opened.model, opened.analysis.shadow, runtime, threads) if is_timed else None
+        tables = timing.Sources(_path(latency_table), _path(latency_cache) or timing.cache_folder())
+        timed = _timed(opened, recipe, runtime, threads, tables, progress) if saved is None else None
+        opened = opened if timed is None else timing.with_forecast(opened, timed)
+        shared = for_recovery(shared, opened, recipe)
+        times = _layer_times(opened, recipe, runtime, threads) if measure_latency and not dry_run else None
         factorising = Factorising(opened, recipe, shared.calibration, runtime, progress, times)
-        run = Run(opened, recipe, artifacts, shared, runtime, progress, factorising)
+        run = Run(opened, recipe, artifacts, shared, runtime, progress, factorising, threads, timed)
         if saved is None:
             known = {} if gradients is None else evidence_gradients.load(gradients, opened.analysis)
+            if is_differentiated and run.samples.calibration is not None:
+                known = recovering.gradients_from(opened, run.samples.calibration, progress)
             chosen = _plan(run, known)
         else:
             chosen = Planned(planning.replayed(saved, opened.analysis, opened.sha256, str(plan)), {})
@@ -216,7 +256,16 @@ def compress(
         if dry_run:
             write_text(artifacts.plan or artifacts.beside(".plan.json"), plans.dumps(chosen.plan))
             return _predicted(run, chosen)
-        return _carry_out(run, chosen, threads, measure_latency)
+        return _carry_out(run, chosen, measure_latency)
+
+
+def _timed(
+    opened: Opened, recipe: Recipe, runtime: RuntimeAdapter, threads: int, tables: timing.Sources, progress: Progress
+) -> Timed | None:
+    """Times of the layers, where a budget asks for them or a table gives them."""
+    if recipe.latency_budget() is None and tables.table is None:
+        return None
+    return timing.timed(opened, target.load(recipe.target), runtime, RunConfig(threads=threads), tables, progress)
 
 
 def _settings_of(saved: Plan) -> dict[str, Any]:
@@ -229,6 +278,13 @@ def _settings_of(saved: Plan) -> dict[str, Any]:
 
 def _path(path: str | os.PathLike[str] | None) -> Path | None:
     return None if path is None else Path(path)
+
+
+def _layer_times(opened: Opened, recipe: Recipe, runtime: RuntimeAdapter, threads: int) -> Times | None:
+    """Times of layers by themselves, where the target is this machine: what its CPU takes says nothing about another engine."""
+    chosen = target.load(recipe.target)
+    is_timed = chosen.is_here and chosen.runtime == runtime.name
+    return Times(opened.model, opened.analysis.shadow, runtime, threads) if is_timed else None
 
 
 def _merge(runtime: RuntimeAdapter, threads: int, progress: Progress, *, is_timed: bool) -> Merge:
@@ -245,6 +301,12 @@ def _merge(runtime: RuntimeAdapter, threads: int, progress: Progress, *, is_time
         return merged
 
     return merge
+
+
+def _check_folder(artifacts: Artifacts, chosen: Target) -> None:
+    folder = emitting.folder_of(artifacts.output, chosen)
+    if emitting.is_wanted(chosen) and folder.exists() and not folder.is_dir():
+        raise RecipeError("a result cannot be written there", where=str(folder), because="a file is in the way")
 
 
 def _check_paths(artifacts: Artifacts, read: Sequence[Path | None]) -> None:
@@ -268,6 +330,10 @@ def _plan(run: Run, gradients: Mapping[str, FloatArray]) -> Planned:
     evidence = evidence_from(run.opened, run.recipe, run.samples.calibration, run.runtime, run.progress)
     if gradients:
         evidence = replace(evidence or Evidence(), gradients=gradients)
+
+    def built(plan: Plan) -> ir.Model:
+        return _built(run, plan, is_proved=False).model
+
     if run.recipe.max_drop is not None:
         return largest_cut(
             run.opened,
@@ -276,23 +342,46 @@ def _plan(run: Run, gradients: Mapping[str, FloatArray]) -> Planned:
             run.runtime,
             run.progress,
             planned_for=lambda recipe: _planned(run, recipe, evidence),
-            built=lambda plan: _built(run, plan, is_proved=False).model,
+            built=built,
+        )
+    budget = run.recipe.latency_budget()
+    if budget is not None and run.timed is not None and run.timed.basis == timing.MEASURED:
+        return paced(
+            run.opened,
+            run.recipe,
+            budget,
+            run.runtime,
+            run.threads,
+            run.progress,
+            planned_for=lambda recipe: _planned(run, recipe, evidence),
+            built=built,
         )
     return _planned(run, run.recipe, evidence)
 
 
 def _planned(run: Run, recipe: Recipe, evidence: Evidence | None) -> Planned:
-    if recipe.method == CHANNELS:
-        with run.progress.stage("scoring and allocating"):
-            return _plan_within_size(run.opened, recipe, evidence, planning.planned_for)
-    work = run.factorising
+    scored = None
+    if recipe.method != LOWRANK:
+        with run.progress.stage("scoring"):
+            scored = planning.scored_by(run.opened.analysis, recipe, evidence)
 
-    def plan(found: Found) -> Planned:
-        made = partial(planning.planned_with_ranks, found=found, sensitivity=work.sensitivity)
-        with run.progress.stage("scoring and allocating"):
-            return _plan_within_size(run.opened, recipe, evidence, made)
+    def plan_channels(known: Evidence | None) -> Planned:
+        return _plan_within_size(run, recipe, known, partial(planning.planned_for, scored=scored))
 
-    return work.planned(plan)
+    def plan_ranks(known: Evidence | None) -> Planned:
+        work = run.factorising
+        ranks = partial(planning.planned_with_ranks, scored=scored, sensitivity=work.sensitivity)
+        return work.planned(lambda found: _plan_within_size(run, recipe, known, partial(ranks, found=found)))
+
+    return planned_in_turns(
+        run.opened,
+        recipe,
+        evidence,
+        run.samples.calibration,
+        run.runtime,
+        run.progress,
+        plan=plan_channels if recipe.method == CHANNELS else plan_ranks,
+    )
 
 
 def _check_not_empty(chosen: Plan, analysis: Analysis) -> None:
@@ -304,13 +393,15 @@ def _check_not_empty(chosen: Plan, analysis: Analysis) -> None:
         )
 
 
-def _plan_within_size(opened: Opened, recipe: Recipe, evidence: Evidence | None, plan: Callable[..., Planned]) -> Planned:
+def _plan_within_size(run: Run, recipe: Recipe, evidence: Evidence | None, plan: Callable[..., Planned]) -> Planned:
     """Plan whose written file meets the budget of bytes: what the graph itself takes is only known once it is cut."""
+    opened = run.opened
     budgets = [budget.of(opened.cost.dense()) for budget in recipe.budgets()]
     limits = [budget.amount for budget in budgets if budget.quantity == "size_bytes"]
     cost, excess = opened.cost, 0
     for _ in range(SIZE_TRIES):
-        planned = plan(opened.analysis, recipe, budgets, cost, opened.sha256, evidence)
+        with run.progress.stage("allocating"):
+            planned = plan(opened.analysis, recipe, budgets, cost, opened.sha256, evidence)
         if not limits:
             return planned
         is_kept = opened.analysis.keep_mask(planned.plan.keep())
@@ -353,11 +444,13 @@ def _built(run: Run, plan: Plan, *, is_proved: bool) -> Built:
     with run.progress.stage("removing channels"):
         model = _cut(opened, run.recipe, is_kept)
     proof = _prove(run, model, is_kept) if is_proved and not plan.removes_nothing else None
+    _let_go(opened)
     repair = Repaired() if plan.removes_nothing else _repaired(run, model, is_kept)
     if not plan.ranks:
         return Built(model, proof, repair)
     work = run.factorising.built(model, plan)
     factor_proof = _prove_factors(run, model, work) if is_proved else None
+    _let_go(opened)
     refit = _repaired(run, work.model, is_kept)
     both = Repaired(tuple(dict.fromkeys((*repair.tensors, *refit.tensors))), refit.layers, (*repair.notes, *refit.notes))
     return Built(work.model, proof, both, work, factor_proof)
@@ -367,33 +460,87 @@ def _repaired(run: Run, model: ir.Model, is_kept: BoolArray) -> Repaired:
     return repaired(run.opened, run.recipe, model, is_kept, run.samples.calibration, run.runtime, run.progress)
 
 
-def _carry_out(run: Run, chosen: Planned, threads: int, measure_latency: bool) -> Report:
+def _let_go(opened: Opened) -> None:
+    """Free the copies of a large model that a proof made."""
+    if opened.size_bytes > LARGE_MODEL_BYTES:
+        gc.collect()
+
+
+def _recovered(run: Run, model: ir.Model, plan: Plan) -> Recovered:
+    is_kept, samples = run.opened.analysis.keep_mask(plan.keep()), run.samples.training
+    return recovering.recovered(
+        run.opened, run.recipe, model, is_kept, samples, run.runtime, run.progress, run.artifacts.checkpoint
+    )
+
+
+def _carry_out(run: Run, chosen: Planned, measure_latency: bool) -> Report:
     opened, artifacts = run.opened, run.artifacts
     built = _built(run, chosen.plan, is_proved=run.recipe.verify)
+    recovered = _recovered(run, built.model, chosen.plan)
     if artifacts.plan is not None:
-        write_text(artifacts.plan, plans.dumps(replace(chosen.plan, compensated=built.repair.tensors)))
+        changed = tuple(dict.fromkeys((*built.repair.tensors, *recovered.tensors)))
+        write_text(artifacts.plan, plans.dumps(replace(chosen.plan, compensated=changed)))
     with run.progress.stage("writing the model"):
         # Weights that came in a file of their own leave in one.
         limit = shrinkc_ir.INLINE_LIMIT_BYTES if opened.has_data_file else shrinkc_ir.PROTOBUF_LIMIT_BYTES
         written = shrinkc_ir.save(built.model, artifacts.output, single_file_bytes=limit)
+    if recovered.error is not None:
+        recovered.error.hint = f"{recovered.error.hint}; the best model so far is at {artifacts.output}"
+        raise recovered.error
     report = _predicted(run, chosen)
     counted = report.after if built.factorised is None else counted_cost(built.model, opened.shapes)
     report = replace(
         report,
         is_written=True,
         output_sha256=sha256(artifacts.output),
-        after=Cost(counted.macs, counted.parameters, written),
+        after=replace(counted, size_bytes=written),
         proof=built.proof,
         proof_note="not run: --no-verify" if not run.recipe.verify else "",
         calibration=_calibration(run, built.repair),
         factors=run.factorising.rows(chosen.plan.ranks, built.factorised) if run.recipe.method != CHANNELS else (),
         factor_proof=built.factor_proof,
-        notes=(*_notes(run), *built.repair.notes),
+        recovery=recovered.recovery,
+        notes=(*_notes(run), *chosen.notes, *built.repair.notes),
     )
     judged = run.samples.evaluation
-    return _written(
-        measured(report, opened, artifacts.output, run.runtime, judged, threads, measure_latency, run.progress), artifacts
-    )
+    report = measured(report, opened, artifacts.output, run.runtime, judged, run.threads, measure_latency, run.progress)
+    return _judged(run, _emitted(run, report))
+
+
+def _emitted(run: Run, report: Report) -> Report:
+    """The report, once what a target needs beside the model is written."""
+    chosen = target.load(run.recipe.target)
+    if not emitting.is_wanted(chosen):
+        return report
+    with run.progress.stage(f"writing what {chosen.name} needs"):
+        judged = run.samples.evaluation
+        made = emitting.emit(run.artifacts.output, run.opened, chosen, run.runtime, judged)
+    folder = emitting.folder_of(run.artifacts.output, chosen)
+    notes = [f"{one.file} for {chosen.name}: {one.checked}; {one.verdict}." for one in made.variants]
+    notes += [f"Not made for {chosen.name}: {failure}." for failure in made.failures]
+    return replace(report, notes=(*report.notes, *notes), files={"target": str(folder)})
+
+
+def _judged(run: Run, report: Report) -> Report:
+    """The report, written; a model that is not as fast as was asked for is set aside.
+
+    Raises
+    ------
+    GateError
+    """
+    budget = run.recipe.latency_budget()
+    if report.latency is None:
+        return _written(report, run.artifacts)
+    is_measured = run.timed is not None and run.timed.basis == timing.MEASURED
+    failure = missed(budget, report.latency) if budget is not None and is_measured else ""
+    if report.latency.fair_speedup < 1:
+        report = replace(report, notes=(SLOWER_NOTE, *report.notes))
+    if not failure:
+        return _written(report, run.artifacts)
+    rejected = run.artifacts.beside(".rejected.onnx")
+    os.replace(run.artifacts.output, rejected)
+    _written(replace(report, output=str(rejected), notes=(f"REJECTED: {failure}.", *report.notes)), run.artifacts)
+    raise GateError(failure, where=str(run.artifacts.output), hint=f"the model is kept at {rejected}; ask for less")
 
 
 def _calibration(run: Run, repair: Repaired) -> Calibration | None:
@@ -449,7 +596,7 @@ def _predicted(run: Run, chosen: Planned) -> Report:
         recipe=recipe.to_json(),
         recipe_sha256=recipe.sha256(),
         input_shapes=opened.shapes,
-        before=Cost(before.macs, before.parameters, opened.size_bytes),
+        before=replace(before, size_bytes=opened.size_bytes),
         after=cost,
         is_written=False,
         groups=group_rows(opened.analysis, chosen.plan, chosen.forecast),
@@ -462,7 +609,8 @@ def _predicted(run: Run, chosen: Planned) -> Report:
         runtimes=(),
         versions=facts.versions(),
         machine=facts.machine(),
-        notes=_notes(run),
+        latency_basis="" if run.timed is None else f"{run.timed.basis}: {run.timed.detail}",
+        notes=(*_notes(run), *chosen.notes),
     )
 
 
@@ -496,14 +644,14 @@ def write_recipe(recipe: Recipe, artifacts: Artifacts) -> None:
 
 def _written(report: Report, artifacts: Artifacts) -> Report:
     files = {
-        "model": str(artifacts.output),
+        "model": report.output or str(artifacts.output),
         "report": str(artifacts.beside(".report.json")),
         "summary": str(artifacts.beside(".report.md")),
         "recipe": str(artifacts.beside(".recipe.json")),
     }
     if artifacts.plan is not None:
         files["plan"] = str(artifacts.plan)
-    report = replace(report, files=files)
+    report = replace(report, files={**files, **report.files})
     write_text(artifacts.beside(".report.json"), report_json.dumps(report))
     write_text(artifacts.beside(".report.md"), report_markdown.render(report))
     return report

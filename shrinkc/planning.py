@@ -21,19 +21,29 @@ from shrinkc.factorable import Found
 from shrinkc.graphs import inner_graphs
 from shrinkc.plan import Plan
 from shrinkc.rank_allocation import RankAllocating, best_forms
-from shrinkc.recipe import AUTO, Recipe
+from shrinkc.recipe import AUTO, LOWRANK, Recipe
 
 
 @dataclass(frozen=True)
 class Planned:
     """A plan, and what it is predicted to cost in every group whose consumers the evidence knows.
 
-    ``cost`` is what the model will cost where layers are factorised, None where channels alone tell.
+    ``notes`` are sentences for the report: what the evidence looked at in part only.  ``cost`` is what the model will cost
+    where layers are factorised, None where channels alone tell.
     """
 
     plan: Plan
     forecast: Mapping[str, GroupForecast]
+    notes: tuple[str, ...] = ()
     cost: Cost | None = None
+
+
+@dataclass(frozen=True)
+class Scored:
+    """What a criterion says of every group, by name, and whether groups may be compared by it."""
+
+    scores: Mapping[str, FloatArray]
+    is_comparable: bool
 
 
 def plan_for(
@@ -55,8 +65,11 @@ def planned_for(
     cost: CostModel,
     model_sha256: str,
     evidence: Evidence | None,
+    scored: Scored | None = None,
 ) -> Planned:
     """Plan that follows a recipe, and what it is predicted to cost; ``budgets`` are the recipe's, as absolute numbers.
+
+    ``scored`` is what :func:`scored_by` makes of the recipe and the evidence, where it is known already.
 
     Raises
     ------
@@ -70,7 +83,8 @@ def planned_for(
             "nothing in this model can be removed", because=_why(analysis), hint="`shrinkc inspect` lists every reason"
         )
     allocator: Allocator = registry.built("allocators", recipe.allocator)
-    problem = channel_problem(analysis, recipe, budgets, cost, evidence, allocator)
+    scored = scored or scored_by(analysis, recipe, evidence)
+    problem = channel_problem(analysis, recipe, budgets, cost, evidence, scored, allocator)
     if isinstance(allocator, Prescription):
         allocation = problem.at(1.0)
     elif recipe.prune_ratio is not None:
@@ -78,7 +92,7 @@ def planned_for(
     else:
         allocation = _within(problem, budgets, cost.dense())
     plan = make_plan(analysis, allocation.keep, model_sha256, recipe.to_json())
-    return Planned(plan, problem.forecast(allocation.keep))
+    return Planned(plan, problem.forecast(allocation.keep), () if evidence is None else evidence.notes)
 
 
 def planned_with_ranks(
@@ -88,10 +102,12 @@ def planned_with_ranks(
     cost: CostModel,
     model_sha256: str,
     evidence: Evidence | None,
+    scored: Scored | None = None,
+    *,
     found: Found,
     sensitivity: Mapping[str, float],
 ) -> Planned:
-    """Plan of ranks, and of channels too where the method is ``auto``.
+    """Plan of ranks, and of channels too where the method is ``auto``; ``scored`` is of the channels, see :func:`planned_for`.
 
     Raises
     ------
@@ -106,7 +122,10 @@ def planned_with_ranks(
         raise BudgetError("no layer of this model can be factorised", because=reasons or "it has none of its own weights")
     _check_not_met(budgets, cost.dense())
     allocator: Allocator = registry.built("allocators", recipe.allocator)
-    channels = channel_problem(analysis, recipe, budgets, cost, evidence, allocator) if is_joint else None
+    channels = None
+    if is_joint:
+        scored = scored or scored_by(analysis, recipe, evidence)
+        channels = channel_problem(analysis, recipe, budgets, cost, evidence, scored, allocator)
     problem = RankAllocating(
         analysis,
         cost,
@@ -119,7 +138,8 @@ def planned_with_ranks(
     allocation = problem.within(budgets, found.whole)
     plan = make_plan(analysis, allocation.keep, model_sha256, recipe.to_json())
     forecast = {} if channels is None else channels.forecast(allocation.keep)
-    return Planned(replace(plan, ranks=allocation.ranks), forecast, allocation.cost)
+    notes = () if evidence is None else evidence.notes
+    return Planned(replace(plan, ranks=allocation.ranks), forecast, notes, allocation.cost)
 
 
 FORM_SHARE = 0.5
@@ -132,27 +152,49 @@ def channel_problem(
     budgets: Sequence[Budget],
     cost: CostModel,
     evidence: Evidence | None,
+    scored: Scored,
     allocator: Allocator,
 ) -> Allocating:
     """The problem of which channels stay, as a recipe puts it."""
+    return Allocating(
+        analysis,
+        cost,
+        allocator,
+        scored.scores,
+        Limits(recipe.round_to, recipe.min_width),
+        evidence=evidence,
+        is_comparable=scored.is_comparable,
+        quantities=[budget.quantity for budget in budgets] or ("macs",),
+    )
+
+
+def scored_by(analysis: Analysis, recipe: Recipe, evidence: Evidence | None) -> Scored:
+    """Scores of every group by the recipe's criterion.
+
+    Raises
+    ------
+    RecipeError
+        The criterion needs data that was not given.
+    PluginError
+        It returned something other than one finite number per position.
+    """
     criterion = _criterion(analysis, recipe)
     if criterion.needs_evidence and evidence is None:
         raise RecipeError("the criterion needs data", where=f"--criterion {recipe.criterion}", hint="give --data FILE.npz")
     read = weights_of(analysis)
     scores = {
-        group.name: _scored(criterion, group.name, criterion.scores(group, read, evidence), group.width)
+        group.name: _checked(criterion, group.name, criterion.scores(group, read, evidence), group.width)
         for group in analysis.groups
     }
-    return Allocating(
-        analysis,
-        cost,
-        allocator,
-        scores,
-        Limits(recipe.round_to, recipe.min_width),
-        evidence=evidence,
-        is_comparable=criterion.is_comparable,
-        quantities=[budget.quantity for budget in budgets] or ("macs",),
-    )
+    return Scored(scores, criterion.is_comparable)
+
+
+def follows_errors(recipe: Recipe) -> bool:
+    """Whether widths are chosen by predicted errors, so that another sensitivity would give others."""
+    if recipe.method == LOWRANK:
+        return False
+    allocator: Allocator = registry.built("allocators", recipe.allocator)
+    return allocator.needs_evidence and not isinstance(allocator, Prescription)
 
 
 def _within(problem: Allocating, budgets: Sequence[Budget], dense: Cost) -> Allocation:
@@ -177,7 +219,7 @@ def _criterion(analysis: Analysis, recipe: Recipe) -> Criterion:
     return criterion
 
 
-def _scored(criterion: Criterion, group: str, scores: FloatArray, width: int) -> FloatArray:
+def _checked(criterion: Criterion, group: str, scores: FloatArray, width: int) -> FloatArray:
     if scores.shape != (width,) or not np.isfinite(scores).all():
         raise PluginError("a criterion returned unusable scores", where=f"{criterion.name} on {group}")
     return scores

@@ -27,7 +27,7 @@ METHODS = (CHANNELS, LOWRANK, AUTO)
 JOINT_ALLOCATOR = "lagrangian"
 """Allocator of ranks where none was asked for: their errors are known without data too, of the weights at least."""
 
-AMOUNTS = ("prune_ratio", "macs", "params", "size", "max_drop")
+AMOUNTS = ("prune_ratio", "macs", "params", "size", "latency", "speedup", "max_drop")
 """Settings that say how much goes."""
 
 
@@ -42,6 +42,10 @@ class Recipe:
         Fraction of the channels of every group to remove; excludes budgets.
     macs, params, size : str or None
         Budgets, see :func:`shrinkc.budget.parse`.
+    latency : str or None
+        Budget of time on the target, see :func:`shrinkc.budget.parse`.
+    speedup : float or None
+        The same as a factor: 2 asks for half the time.
     max_drop : float or None
         Largest drop, in points, that is allowed; excludes ratio and budgets.
     method : str
@@ -57,6 +61,10 @@ class Recipe:
         ratio, and widths are rounded to nothing.
     compensation : str
         How what stays makes up for what goes: a plug-in name, or ``none``.
+    recover : str or None
+        How long the cut model may learn from the original, see :func:`shrinkc.training.budget.parse`; None for not at all.
+    recover_with : str or None
+        Training recipe of that, by name or file; by default ``recovery``.
     round_to, min_width : int
     prune : str or None
         Kinds of channels that may go, comma-separated; None is conv, mlp and heads.
@@ -77,6 +85,8 @@ class Recipe:
     macs: str | None = None
     params: str | None = None
     size: str | None = None
+    latency: str | None = None
+    speedup: float | None = None
     max_drop: float | None = None
     method: str = CHANNELS
     factorization: str = "bn-svd"
@@ -85,6 +95,8 @@ class Recipe:
     criterion: str = "l2"
     allocator: str = "uniform"
     compensation: str = NO_COMPENSATION
+    recover: str | None = None
+    recover_with: str | None = None
     round_to: int = 1
     min_width: int = 1
     prune: str | None = None
@@ -107,8 +119,13 @@ class Recipe:
 
     def budgets(self) -> list[Budget]:
         """Every budget of the recipe."""
-        given = [("macs", self.macs), ("parameters", self.params), ("size_bytes", self.size)]
-        return [budget.parse(quantity, text) for quantity, text in given if text is not None]
+        given = [("macs", self.macs), ("parameters", self.params), ("size_bytes", self.size), ("latency_s", self.latency)]
+        found = [budget.parse(quantity, text) for quantity, text in given if text is not None]
+        return found if self.speedup is None else [*found, Budget("latency_s", 1 / self.speedup, is_relative=True)]
+
+    def latency_budget(self) -> Budget | None:
+        """The budget of time, if there is one."""
+        return next((found for found in self.budgets() if found.quantity == "latency_s"), None)
 
     def to_json(self) -> dict[str, Any]:
         """Plain data."""
@@ -170,6 +187,10 @@ def _flags(names: list[str]) -> str:
 
 
 def _check(recipe: Recipe) -> None:
+    if recipe.speedup is not None and not recipe.speedup > 1:
+        raise RecipeError("a speed-up is a factor above 1", where=f"--speedup {recipe.speedup:g}")
+    if recipe.speedup is not None and recipe.latency is not None:
+        raise RecipeError("both say how much time may remain", where="--latency, --speedup", hint="give one of them")
     if recipe.prune_ratio is not None and not 0 < recipe.prune_ratio < 1:
         raise RecipeError("the ratio must lie between 0 and 1", where=f"--prune-ratio {recipe.prune_ratio}")
     if recipe.prune_ratio is not None and recipe.budgets():
@@ -180,6 +201,8 @@ def _check(recipe: Recipe) -> None:
         )
     if recipe.max_drop is not None and not 0 <= recipe.max_drop < 100:
         raise RecipeError("the largest drop is in points from 0 to 100", where=f"--max-drop {recipe.max_drop:g}")
+    if recipe.recover_with is not None and recipe.recover is None:
+        raise RecipeError("would have no effect without recovery", where="--recover-with", hint="--recover 3min")
     for name in ("round_to", "min_width"):
         if getattr(recipe, name) < 1:
             raise RecipeError("must be at least 1", where=f"--{name.replace('_', '-')} {getattr(recipe, name)}")
@@ -196,6 +219,13 @@ def _check_method(recipe: Recipe) -> None:
     if recipe.prune_ratio is not None:
         raise RecipeError(
             "a ratio is one of channels; ranks need a budget", where=f"--method {recipe.method}", hint="give --macs or --params"
+        )
+    if recipe.latency_budget() is not None:
+        raise RecipeError(
+            "a budget of time is met by removing channels",
+            where=f"--method {recipe.method}",
+            because="nothing predicts how long factors take before they are built",
+            hint="give --macs or --params; layers that gain no time stay whole all the same",
         )
     if isinstance(registry.built("allocators", recipe.allocator), Prescription):
         raise RecipeError("the allocator prescribes widths of channels", where=f"--allocator {recipe.allocator}")

@@ -20,6 +20,7 @@ else:
     import tomli as tomllib
 
 FOLDER = files("shrinkc.recipes")
+TRAINING_FOLDER = files("shrinkc.recipes.training")
 
 ABOUT = ("description", "source")
 """Keys of a recipe file that are no settings: texts for the reader."""
@@ -94,10 +95,49 @@ def resolve(*, recipe: str | os.PathLike[str] | None = None, **settings: Any) ->
 
 
 def _parsed(name: str | os.PathLike[str]) -> Mapping[str, Any]:
+    return _toml(text(name), name)
+
+
+def _toml(held: str, name: str | os.PathLike[str]) -> Mapping[str, Any]:
     try:
-        return tomllib.loads(text(name))
+        return tomllib.loads(held)
     except tomllib.TOMLDecodeError as error:
         raise RecipeError("the recipe is not TOML", where=str(name), because=str(error)) from error
+
+
+def training_names() -> list[str]:
+    """Names of the training recipes shrinkc ships."""
+    return sorted(file.name.removesuffix(".toml") for file in TRAINING_FOLDER.iterdir() if file.name.endswith(".toml"))
+
+
+def training_text(name: str | os.PathLike[str]) -> str:
+    """The text of a training recipe, by its name or its file's.
+
+    Raises
+    ------
+    RecipeError
+        There is no such recipe or file.
+    """
+    if str(name) in training_names():
+        return TRAINING_FOLDER.joinpath(f"{name}.toml").read_text(encoding="utf-8")
+    try:
+        return Path(name).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        known = difflib.get_close_matches(str(name), training_names(), 3, 0.4) or training_names()
+        raise RecipeError(
+            "no such training recipe", where=str(name), because=f"as a file: {error}", hint=f"by name: {', '.join(known)}"
+        ) from error
+
+
+def parsed_training(name: str | os.PathLike[str]) -> Mapping[str, Any]:
+    """Settings of a training recipe as they stand in its file.
+
+    Raises
+    ------
+    RecipeError
+        It is missing, or not TOML.
+    """
+    return _toml(training_text(name), name)
 
 
 def _checked(where: str, key: str, value: Any) -> Any:

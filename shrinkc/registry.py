@@ -17,6 +17,8 @@ SINGULAR = {
     "oprules": "operator rules",
     "rewrites": "rewrite",
     "factorizations": "factorization",
+    "training": "training method",
+    "torch_ops": "torch operators",
 }
 
 

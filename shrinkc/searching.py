@@ -11,8 +11,8 @@ from shrinkc import ir as shrinkc_ir
 from shrinkc.api import RunConfig, RuntimeAdapter, Session
 from shrinkc.calibrating import Samples
 from shrinkc.errors import BudgetError, RecipeError
-from shrinkc.evidence import data as evidence_data
 from shrinkc.evidence import quality as evidence_quality
+from shrinkc.evidence.batching import batch_size
 from shrinkc.evidence.data import Data
 from shrinkc.evidence.quality import Quality
 from shrinkc.log import Progress
@@ -100,4 +100,4 @@ def drop_of(quality: Quality) -> float:
 
 def _quality(dense: Session, pruned: ir.Model, judged: Data, runtime: RuntimeAdapter, opened: Opened) -> Quality:
     session = runtime.load(shrinkc_ir.loadable(pruned), RunConfig(threads=0))
-    return evidence_quality.measure(dense, session, judged, evidence_data.fixed_batch(opened.model) or QUALITY_BATCH)
+    return evidence_quality.measure(dense, session, judged, batch_size(opened.analysis, QUALITY_BATCH))

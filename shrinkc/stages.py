@@ -13,8 +13,12 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
+
+from shrinkc import ir as shrinkc_ir
+from shrinkc.evidence.sites import Site
 
 RECURRENT = ("LSTM", "GRU", "RNN")
 """Operators whose weight is ``(directions, gates x hidden, inputs)``."""
@@ -54,6 +58,22 @@ class Stage:
         """Inputs in the operator's order."""
         first = [weight, data] if self.data_index else [data, weight]
         return first if bias is None else [*first, bias]
+
+
+def recurrent_stage(site: Site, matrix: Array) -> Stage:
+    """The recurrent node of a layer, with other input matrices."""
+    directions = len(shrinkc_ir.stored_array(site.weight))
+    weight = matrix.reshape(directions, -1, matrix.shape[1])
+    stored = [None if value is None else shrinkc_ir.constant_tensor(value) for value in site.node.inputs[2:4]]
+    rest = tuple(None if tensor is None else tensor.numpy() for tensor in stored)
+    attributes = {
+        name: _plain(attribute) for name, attribute in site.node.attributes.items() if name not in ("activations", "clip")
+    }
+    return Stage(site.node.op_type, weight, None, attributes, rest)
+
+
+def _plain(attribute: ir.Attr) -> int | str:
+    return attribute.as_string() if attribute.type == ir.AttributeType.STRING else attribute.as_int()
 
 
 def composed(stages: Sequence[Stage]) -> tuple[Array, Array | None]:

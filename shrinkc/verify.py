@@ -181,6 +181,7 @@ def _trials(
                     hint="exclude the groups concerned with --exclude, and report the model",
                 )
             yield Trial(weights, label, float(error), float(effect))
+        del dense, candidate, masked  # three models are enough to hold
 
 
 def load_model(runtime: RuntimeAdapter, model: ir.Model, what: str) -> Session:

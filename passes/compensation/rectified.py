@@ -13,8 +13,9 @@ import numpy as np
 from scipy import linalg
 
 from shrinkc.api import Fit, FloatArray, Layer, Repair, Repaired
-from shrinkc.evidence.fitting import Rows, fit_rows
+from shrinkc.evidence.fitting import fit_rows
 from shrinkc.evidence.regression import affine_refit, ridge_of
+from shrinkc.evidence.rows import Rows
 
 STEPS = 12
 
@@ -63,11 +64,12 @@ class _Solver:
     def __init__(self, layer: Layer, rows: Rows) -> None:
         moments = layer.moments.inputs
         self._inputs, self._mean, self._prior = rows.inputs, moments.mean, layer.weight
-        self._ridges = [ridge_of(covariance, moments.rows) for covariance in moments.covariance()]
-        self._factors = [
-            linalg.cho_factor(covariance + ridge * np.eye(len(covariance)))
-            for covariance, ridge in zip(moments.covariance(), self._ridges, strict=True)
-        ]
+        covariances = moments.covariance()
+        self._ridges = [ridge_of(covariance, moments.rows) for covariance in covariances]
+        for covariance, ridge in zip(covariances, self._ridges, strict=True):
+            covariance[np.diag_indices(len(covariance))] += ridge
+        # Transposed they are the same, and lie in memory as LAPACK wants them: nothing is copied.
+        self._factors = [linalg.cho_factor(covariance.T, overwrite_a=True) for covariance in covariances]
 
     def towards(self, targets: FloatArray) -> Fit:
         """Fit to other targets."""

@@ -18,6 +18,7 @@ class Fisher:
 
     name = "fisher"
     needs_evidence = False  # gradients will do
+    needs_gradients = True
     is_comparable = True
 
     def scores(self, group: Group, weights: Weights, evidence: Evidence | None) -> FloatArray:

@@ -46,6 +46,8 @@ class ISpaSP:
 def pulls(consumers: Sequence[Consumer], width: int) -> FloatArray:
     """Gradients that the contributions of channels cause at channels.
 
+    Blocks of a layer too wide for one matrix of moments count as much as their share of its energy.
+
     Parameters
     ----------
     consumers : sequence of Consumer
@@ -62,7 +64,9 @@ def pulls(consumers: Sequence[Consumer], width: int) -> FloatArray:
         summing = by_position(consumer, width)
         means = summing @ (consumer.weight * consumer.mean).T  # what each channel adds to each output, on average
         sign = np.where(summing @ consumer.mean < 0, -1.0, 1.0)
-        total += sign[:, None] * ((summing @ consumer.weight.T) @ means.T) / (_energy(consumer) or 1.0)
+        total += (
+            sign[:, None] * ((summing @ consumer.weight.T) @ means.T) * (consumer.share.energy / (_energy(consumer) or 1.0))
+        )
     return total
 
 

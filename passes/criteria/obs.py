@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from shrinkc.api import Evidence, FloatArray, Group, Weights
-from shrinkc.evidence.curves import greedy_elimination
+from shrinkc.evidence.curves import greedy_elimination, shown_errors
 from shrinkc.evidence.ordering import Removals
 
 
@@ -27,7 +27,6 @@ class StructuredObs:
     def scores(self, group: Group, weights: Weights, evidence: Evidence | None) -> FloatArray:
         """See :class:`shrinkc.api.Criterion`."""
         elimination = None if evidence is None else greedy_elimination(evidence, group)
-        if elimination is None:
+        if evidence is None or elimination is None:
             return np.ones(group.width)
-        sensitivity = 1.0 if evidence is None else evidence.sensitivity.get(group.name, 1.0)
-        return Removals(elimination.order, sensitivity * np.diff(elimination.errors)).scores()
+        return Removals(elimination.order, np.diff(shown_errors(evidence, group, elimination.errors))).scores()

@@ -16,6 +16,7 @@ class Taylor:
 
     name = "taylor"
     needs_evidence = False  # gradients will do
+    needs_gradients = True
     is_comparable = True
 
     def scores(self, group: Group, weights: Weights, evidence: Evidence | None) -> FloatArray:

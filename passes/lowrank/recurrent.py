@@ -10,9 +10,8 @@ from __future__ import annotations
 import math
 
 from shrinkc.evidence.sites import Site
-from shrinkc.factorable import recurrent_stage
 from shrinkc.factors import BasisOf, Chain, LinearLayer, Sizes, Truncated, Work
-from shrinkc.stages import RECURRENT, Stage
+from shrinkc.stages import RECURRENT, Stage, recurrent_stage
 
 
 class Recurrent:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,11 +31,14 @@ class Cost:
         Elements of floating-point tensors, and of those of eight bits or fewer: quantised weights.
     size_bytes : int
         Bytes of all tensors plus what the file holds besides them.  An estimate until the file is written.
+    latency_s : float or None
+        Predicted seconds of one run; None where nothing predicts them.
     """
 
     macs: int
     parameters: int
     size_bytes: int
+    latency_s: float | None = None
 
 
 @dataclass(frozen=True)
@@ -113,12 +116,19 @@ class CostModel:
         self._macs = _work_terms(analysis)
         self._tensors = _stored_tensors(analysis)
         self._overhead = overhead_bytes
+        self._timed: Sequence[Part] = ()
         self._all = np.ones(analysis.n_classes + 1, bool)
 
     def plus_overhead(self, extra_bytes: int) -> CostModel:
         """The same model of cost with other bytes beside the tensors."""
         other = copy.copy(self)
         other._overhead = self._overhead + extra_bytes
+        return other
+
+    def with_latency(self, parts: Sequence[Part]) -> CostModel:
+        """The same model of cost, with parts that add up to seconds."""
+        other = copy.copy(self)
+        other._timed = parts
         return other
 
     def of(self, is_kept: BoolArray) -> Cost:
@@ -128,13 +138,14 @@ class CostModel:
             macs=sum(term.under(is_kept) for term in self._macs),
             parameters=sum(count for count, tensor in elements if tensor.is_parameter),
             size_bytes=self._overhead + round(sum(count * tensor.item_bytes for count, tensor in elements)),
+            latency_s=sum(part.under(is_kept) for part in self._timed) if self._timed else None,
         )
 
-    def quantity(self, name: str, is_kept: BoolArray) -> int:
+    def quantity(self, name: str, is_kept: BoolArray) -> float:
         """One attribute of :class:`Cost`; MACs alone are quickly counted."""
         if name == "macs":
             return sum(term.under(is_kept) for term in self._macs)
-        return int(getattr(self.of(is_kept), name))
+        return float(getattr(self.of(is_kept), name))
 
     def parts(self, name: str) -> list[Part]:
         """Parts that add up to one attribute of :class:`Cost`, bytes up to rounding."""
@@ -142,6 +153,8 @@ class CostModel:
             return [Part((*term.axes, *term.operands), term.under) for term in self._macs]
         if name == "parameters":
             return [Part(tensor.classes, tensor.elements) for tensor in self._tensors if tensor.is_parameter]
+        if name == "latency_s":
+            return list(self._timed)
         return [Part((), lambda is_kept: self._overhead), *(Part(tensor.classes, tensor.bytes) for tensor in self._tensors)]
 
     def dense(self) -> Cost:
@@ -149,12 +162,18 @@ class CostModel:
         return self.of(self._all)
 
 
-def _work_terms(analysis: Analysis) -> list[_Term]:
+def weight_axes(analysis: Analysis) -> dict[tuple[object, int], dict[int, Labels]]:
+    """Labels along the attached axes of every constant, by node and index of the input that reads it."""
     axes: dict[tuple[object, int], dict[int, Labels]] = defaultdict(dict)
     for attachment in analysis.flow.attachments:
         axes[(attachment.node, attachment.input_index)][attachment.axis] = analysis.classes[attachment.labels]
     for use, inputs in analysis.regroupings():
         axes[(use.node, use.input_index)][1] = inputs.reshape(-1)
+    return axes
+
+
+def _work_terms(analysis: Analysis) -> list[_Term]:
+    axes = weight_axes(analysis)
     return [
         _Term(
             work.macs,

@@ -12,8 +12,14 @@ import click
 
 from shrinkc import __version__
 from shrinkc.cli.compress import compress
+from shrinkc.cli.doctor import doctor
 from shrinkc.cli.inspect import inspect
+from shrinkc.cli.profile import profile
+from shrinkc.cli.quantize import quantize
 from shrinkc.cli.recipes import recipes
+from shrinkc.cli.targets import targets
+from shrinkc.cli.train import train
+from shrinkc.cli.validate import validate
 from shrinkc.errors import ShrinkcError
 
 UNUSABLE_FILE, INTERNAL_ERROR, INTERRUPTED = 2, 70, 130
@@ -26,8 +32,14 @@ def cli() -> None:
 
 
 cli.add_command(compress)
+cli.add_command(doctor)
 cli.add_command(inspect)
+cli.add_command(profile)
+cli.add_command(quantize)
 cli.add_command(recipes)
+cli.add_command(targets)
+cli.add_command(train)
+cli.add_command(validate)
 
 
 def main() -> None:

@@ -6,7 +6,8 @@ from typing import Any
 
 import click
 
-from shrinkc.cli.options import model_options, output_options, progress_for, shapes_of
+from shrinkc.cli.options import aside, model_options, output_options, progress_for, shapes_of
+from shrinkc.launching import rank
 
 PLANNING = (
     "recipe",
@@ -14,6 +15,8 @@ PLANNING = (
     "macs",
     "params",
     "size",
+    "latency",
+    "speedup",
     "criterion",
     "allocator",
     "method",
@@ -29,13 +32,15 @@ PLANNING = (
     "include",
     "target",
 )
-USERS_OF_CHANCE = ("data", "recipe", "criterion", "allocator", "compensation")
+USERS_OF_CHANCE = ("data", "recipe", "criterion", "allocator", "compensation", "recover")
 """Without any of these nothing but the proof draws random numbers."""
 
 OF_RANKS = ("factorization", "forms")
 OF_CHANNELS = ("criterion", "prune_ratio", "min_width", "prune", "independent_groups")
 
 GRADIENT_CRITERIA = ("fisher", "taylor")
+DEFAULT_RECOVERY = "3min"
+RECOVERY = ("recover", "recover_with", "checkpoint")
 PLANNING_WITH_A_PLAN = tuple(name for name in PLANNING if name != "target")
 
 
@@ -74,6 +79,14 @@ PLANNING_WITH_A_PLAN = tuple(name for name in PLANNING if name != "target")
 @click.option("--macs", metavar="BUDGET", help="Multiply-accumulates that may remain: 50% or 1.5G.  [default: 70%]")
 @click.option("--params", metavar="BUDGET", help="Parameters that may remain: 50% or 1.5M.")
 @click.option("--size", metavar="BUDGET", help="Bytes of the file that may remain: 50% or 800KB.")
+@click.option("--latency", metavar="BUDGET", help="Time a run may take on the target: 50% or 5ms.")
+@click.option("--speedup", type=float, metavar="FACTOR", help="The same as a factor: 2 asks for half the time.")
+@click.option(
+    "--latency-table",
+    type=click.Path(dir_okay=False),
+    help="Times of layers recorded on the target.  [default: measured here, else estimated from its profile]",
+)
+@click.option("--latency-cache", type=click.Path(file_okay=False), help="Folder that keeps times measured here.")
 @click.option(
     "--prune-ratio",
     type=float,
@@ -109,6 +122,20 @@ PLANNING_WITH_A_PLAN = tuple(name for name in PLANNING if name != "target")
 @click.option(
     "--compensation",
     help="How the rest makes up for what went: a compensation by name, or none.  [default: rectified with data, none without]",
+)
+@click.option(
+    "--recover",
+    is_flag=False,
+    flag_value=DEFAULT_RECOVERY,
+    metavar="[BUDGET]",
+    help="Let the result learn from the original on --data for 5epochs, 2000steps or 3min; no labels needed.  "
+    f"[without a value: {DEFAULT_RECOVERY}]",
+)
+@click.option("--recover-with", metavar="NAME|FILE", help="Training recipe of the recovery.  [default: recovery]")
+@click.option(
+    "--checkpoint",
+    type=click.Path(dir_okay=False),
+    help="Where recovery writes how far it is, and goes on from if it was interrupted.",
 )
 @click.option(
     "--max-drop", type=float, metavar="POINTS", help="Look for the largest cut that loses no more, measured on held-out data."
@@ -155,6 +182,9 @@ def compress(
     """
     settings = {name: value for name, value in options.items() if value is not None and value is not False and value != ()}
     _refuse_idle_flags(settings, no_optimize, no_verify, no_latency, threads)
+    if rank():
+        quiet, as_json, verbose, no_latency = True, False, False, True
+        settings.update(aside(settings, ("output", "save_plan")))
     progress = progress_for(quiet, verbose)
 
     from shrinkc.pipeline import compress as run
@@ -187,6 +217,10 @@ def _refuse_idle_flags(
     _refuse_idle_methods(settings)
     if "gradients" in settings and settings.get("criterion") not in GRADIENT_CRITERIA:
         raise click.UsageError(f"--gradients has no effect without --criterion {' or '.join(GRADIENT_CRITERIA)}")
+    idle = [name for name in RECOVERY[1:] if name in settings and "recover" not in settings]
+    if idle and "recipe" not in settings:
+        raise click.UsageError(f"{_flags(idle)} has no effect without --recover")
+    _refuse_idle_latency_flags(settings, no_latency)
     if threads is not None and no_latency:
         raise click.UsageError("--threads has no effect with --no-latency")
     if settings.get("dry_run"):
@@ -199,6 +233,7 @@ def _refuse_idle_flags(
                 ("threads", threads),
                 ("seed", settings.get("seed") and not any(name in settings for name in USERS_OF_CHANCE)),
                 ("eval_data", settings.get("eval_data")),
+                *((name, settings.get(name)) for name in RECOVERY),
             )
             if given
         ]
@@ -214,6 +249,16 @@ def _refuse_idle_methods(settings: dict[str, Any]) -> None:
     idle = [name for name in {"channels": OF_RANKS, "lowrank": OF_CHANNELS}.get(method, ()) if name in settings]
     if idle and "recipe" not in settings and "plan" not in settings:
         raise click.UsageError(f"{_flags(idle)} would have no effect with --method {method}")
+
+
+def _refuse_idle_latency_flags(settings: dict[str, Any], no_latency: bool) -> None:
+    has_budget = any(name in settings for name in ("latency", "speedup"))
+    if no_latency and has_budget:
+        raise click.UsageError("a budget of time is checked by measuring; --no-latency contradicts it")
+    if "latency_cache" in settings and ("latency_table" in settings or not (has_budget or "recipe" in settings)):
+        raise click.UsageError("--latency-cache has no effect without --latency or --speedup, or with --latency-table")
+    if "latency_table" in settings and "plan" in settings:
+        raise click.UsageError("--plan settles what is removed; --latency-table would have no effect")
 
 
 def _flags(names: list[str]) -> str:

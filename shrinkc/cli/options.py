@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
+import shutil
+import tempfile
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -83,3 +87,11 @@ def shapes_of(pairs: tuple[tuple[str, tuple[int, ...]], ...]) -> dict[str, tuple
     if len(set(names)) != len(names):
         raise click.UsageError("--input-shapes names an input twice")
     return dict(pairs) or None
+
+
+def aside(settings: dict[str, Any], names: tuple[str, ...]) -> dict[str, str]:
+    """Results of the given names in a temporary folder: of several processes only the first one's are kept."""
+    folder = Path(tempfile.mkdtemp(prefix="shrinkc-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    moved = {name: str(folder / Path(settings[name]).name) for name in names if name in settings}
+    return {"output": str(folder / "model.onnx"), **moved}

@@ -6,7 +6,8 @@ summed over the columns of each pair of channels, so that every row is counted a
 altogether is ``y = Z 1``, hence ``Z^T y = G 1`` and ``y^T y = 1^T G 1``: the Gram says it all.  What channels outside the group
 add stays, whatever is removed, and is no part of ``y``.
 
-Several consumers: each Gram is divided by the energy of its layer's output, then they are summed.
+Several consumers: each Gram is divided by the energy of its layer's output, then they are summed.  Blocks of a layer too wide
+for one matrix of moments count as much as their share of that energy.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ def uncentred_gram(consumers: Sequence[Consumer], width: int) -> FloatArray:
     -------
     ndarray of shape (width, width), float64, a share of the energy of the outputs (bias aside); symmetric.
     """
-    return _summed([_relative(each, each.gram.__getitem__, width) for each in consumers], width)
+    return _summed([each.share.energy * _relative(each, each.gram.__getitem__, width) for each in consumers], width)
 
 
 def centred_gram(consumers: Sequence[Consumer], width: int) -> FloatArray:
@@ -53,7 +54,7 @@ def centred_gram(consumers: Sequence[Consumer], width: int) -> FloatArray:
     -------
     ndarray of shape (width, width), float64, a share of the variance of the outputs; symmetric.
     """
-    return _summed([_relative(each, _covariance_rows(each), width) for each in consumers], width)
+    return _summed([each.share.variance * _relative(each, _covariance_rows(each), width) for each in consumers], width)
 
 
 def by_position(consumer: Consumer, width: int) -> sparse.csc_array:

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from weakref import WeakKeyDictionary
 
 import numpy as np
+from numpy.typing import NDArray
 
 from shrinkc.api import Consumer, Evidence, FloatArray, Group
 from shrinkc.evidence.elimination import Elimination, greedily, in_order
 
 _GREEDY: WeakKeyDictionary[Consumer, Elimination] = WeakKeyDictionary()
 """Greedy eliminations by a group's first consumer: criterion, sensitivity and allocator all ask for them."""
+
+_ORDERED: WeakKeyDictionary[Consumer, dict[bytes, FloatArray]] = WeakKeyDictionary()
+"""Errors by a group's first consumer and the order of elimination: plans are made more than once."""
 
 
 def greedy_elimination(evidence: Evidence, group: Group) -> Elimination | None:
@@ -36,7 +41,22 @@ def errors_by_width(evidence: Evidence | None, group: Group, scores: FloatArray)
     if evidence is None or not consumers:
         lost = np.concatenate([[0.0], np.cumsum(np.square(scores[order], dtype=np.float64))])
         return (lost / (lost[-1] or 1.0))[::-1]
-    known = _GREEDY.get(consumers[0])
-    if known is None or not np.array_equal(known.order, order):
-        known = in_order(consumers, order.tolist())
-    return known.errors[::-1] * evidence.sensitivity.get(group.name, 1.0)
+    return shown_errors(evidence, group, _errors(consumers, order))[::-1]
+
+
+def shown_errors(evidence: Evidence, group: Group, errors: FloatArray) -> FloatArray:
+    """What errors at a group's consumers, by number of removals, do to the outputs; as they are where it was not probed."""
+    sensitivity = evidence.sensitivity.get(group.name)
+    return errors if sensitivity is None else sensitivity.of(errors)
+
+
+def _errors(consumers: Sequence[Consumer], order: NDArray[np.intp]) -> FloatArray:
+    """Error after every step of an elimination in a given order."""
+    greedy = _GREEDY.get(consumers[0])
+    if greedy is not None and np.array_equal(greedy.order, order):
+        return greedy.errors
+    known = _ORDERED.setdefault(consumers[0], {})
+    key = order.tobytes()
+    if key not in known:
+        known[key] = in_order(consumers, order.tolist()).errors
+    return known[key]

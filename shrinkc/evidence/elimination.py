@@ -6,7 +6,10 @@ For a layer ``Y = M X`` whose rows share the covariance ``S`` of the inputs, rem
 refitting the rest costs ``tr(M_c inv(Sinv_cc) M_c^T)``, with ``Sinv`` the inverse over the columns that are left; updates of
 rank ``c`` carry ``M`` and ``Sinv`` to the next step.  Differs: moments are centred, as an intercept takes up the mean; a group
 may have several consumers, whose costs, each relative to the energy of its output, are added up; constant channels cost
-nothing.
+nothing; what is known of the blocks of a layer too wide for one covariance counts as much as their share of that energy.
+
+Updates are put off: ``Sinv`` and ``M`` are brought up to date once for some dozens of columns, as one large product, and only
+what the next choice needs (rows of what is removed, diagonal blocks, products of weights within a channel) at every step.
 """
 
 from __future__ import annotations
@@ -19,6 +22,7 @@ from numpy.typing import NDArray
 from scipy import linalg
 
 from shrinkc.api import Consumer, FloatArray
+from shrinkc.evidence.moments import ROWS_AT_ONCE
 from shrinkc.evidence.regression import ridge_of
 
 Positions = NDArray[np.int64]
@@ -31,6 +35,9 @@ ROUNDING = 1e-6
 
 COMPRESS_AT = 0.85
 """Share of living columns below which the matrices are made smaller."""
+
+PUT_OFF = 64
+"""Columns that are removed before the matrices are brought up to date."""
 
 
 @dataclass(frozen=True)
@@ -100,16 +107,17 @@ class _Layer:
     """One consumer while channels are taken from it."""
 
     def __init__(self, consumer: Consumer, width: int) -> None:
-        covariance = consumer.gram - np.outer(consumer.mean, consumer.mean)
-        energy = float(np.einsum("oc,cd,od->", consumer.weight, covariance, consumer.weight, optimize=True))
-        self._scale = 1 / energy if energy > 0 else 0.0
-        self._constant = _constants(consumer, covariance, width)
-        floor = ROUNDING * float(np.diag(consumer.gram).mean())
-        regular = damped(covariance, consumer.rows) + floor * np.eye(len(covariance))
-        self._inverse: FloatArray = np.asfortranarray(_inverse(regular))
+        covariance = _covariance(consumer)
         self._weight: FloatArray = np.array(consumer.weight, np.float64, order="F")
+        energy = float(np.einsum("oc,oc->", self._weight @ covariance, self._weight))
+        self._scale = consumer.share.variance / energy if energy > 0 else 0.0
+        self._constant = _constants(consumer, np.diag(covariance), width)
+        floor = ROUNDING * float(np.diag(consumer.gram).mean())
+        covariance[np.diag_indices(len(covariance))] += ridge_of(covariance, consumer.rows) + floor
+        self._inverse: FloatArray = _inverse(covariance)
         self._width = width
         self._columns = np.arange(len(consumer.position))
+        self._costs: FloatArray | None = None
         self._lay_out(consumer.position.copy())
 
     def _lay_out(self, position: Positions) -> None:
@@ -118,74 +126,204 @@ class _Layer:
         by_size: dict[int, list[int]] = {}
         for own, block in self._blocks.items():
             by_size.setdefault(len(block), []).append(own)
-        self._batches = [(np.asarray(owns), np.stack([self._blocks[own] for own in owns])) for owns in by_size.values()]
-        self._living = len(position)
+        self._batches = [_Batch(owns, np.stack([self._blocks[own] for own in owns])) for owns in by_size.values()]
+        self._batch_of = {int(own): batch for batch in self._batches for own in batch.owns}
+        self._start_anew()
+
+    def _start_anew(self) -> None:
+        """Nothing is put off; what is known of single channels is taken from the matrices."""
+        self._put_off = _PutOff.nothing(len(self._weight), len(self._position))
+        for batch in self._batches:
+            batch.read(self._inverse, self._weight)
 
     def costs(self) -> FloatArray:
         """Cost of removing each position next; zero for those it does not read."""
-        result = np.zeros(self._width)
-        for owns, blocks in self._batches:
-            inner = self._inverse[blocks[:, :, None], blocks[:, None, :]]
-            own = self._weight[:, blocks].transpose(1, 0, 2)
-            result[owns] = np.einsum("nob,nbo->n", own, np.linalg.solve(inner, own.transpose(0, 2, 1))) * self._scale
-        result[self._constant] = 0
-        return result
+        if self._costs is None:
+            self._costs = np.zeros(self._width)
+            for batch in self._batches:
+                self._costs[batch.owns] = batch.costs() * self._scale
+            self._costs[self._constant] = 0
+        return self._costs
 
     def cost_of(self, position: int) -> float:
         """Cost of removing one position next."""
-        block = self._blocks.get(position)
-        if block is None or self._constant[position]:
+        if position not in self._blocks or self._constant[position]:
             return 0.0
-        own = self._weight[:, block]
-        return float(np.sum(own.T * np.linalg.solve(self._inverse[np.ix_(block, block)], own.T))) * self._scale
+        return self._batch_of[position].cost_of(position) * self._scale
 
     def remove(self, position: int) -> None:
         """Take a position's columns out and refit the rest."""
         block = self._blocks.pop(position, None)
         if block is None:
             return
-        gain = np.linalg.solve(self._inverse[np.ix_(block, block)], self._inverse[block])
-        self._weight = _minus_product(self._weight, self._weight[:, block], gain)
-        self._inverse = _minus_product(self._inverse, self._inverse[:, block], gain)
-        # What is gone must not be chosen, nor disturb the batches: its diagonal is made one, its weights nothing.
-        self._weight[:, block] = 0
-        self._inverse[block] = 0
-        self._inverse[:, block] = 0
-        self._inverse[block, block] = 1
-        self._living -= len(block)
+        self._costs = None
         self._position[block] = -2
-        if self._living < COMPRESS_AT * len(self._position):
-            self._compress()
+        lost = self._put_off.inverse_of(self._inverse, block)
+        own = self._put_off.weight_of(self._weight, block)
+        lost[self._position == -2] = 0  # what is gone is zero up to rounding
+        gain = np.linalg.solve(self._block_of(position), lost.T)
+        through = own.T @ self._weight - (own.T @ self._put_off.weights) @ self._put_off.gains
+        for batch in self._batches:
+            batch.update(lost, gain, through, own.T @ own)
+        self._batch_of[position].forget(position)
+        gain[:, block] = np.eye(len(block))
+        self._put_off.add(lost, own, gain, block)
+        if self._put_off.count >= PUT_OFF:
+            self._catch_up()
+
+    def _block_of(self, position: int) -> FloatArray:
+        return self._batch_of[position].inverse_of(position)
 
     def weight_in(self, columns: int) -> FloatArray:
         """The weight as it is now, laid out in all the columns there were."""
+        self._catch_up()
         whole = np.zeros((len(self._weight), columns))
         whole[:, self._columns] = self._weight
         return whole
 
+    def _catch_up(self) -> None:
+        """Do what was put off."""
+        if not self._put_off.count:
+            return
+        self._weight = _minus_product(self._weight, self._put_off.weights, self._put_off.gains)
+        self._inverse = _minus_product(self._inverse, self._put_off.inverses, self._put_off.gains)
+        gone = np.flatnonzero(self._position == -2)
+        self._weight[:, gone] = 0
+        self._inverse[gone] = 0
+        self._inverse[:, gone] = 0
+        if len(self._position) - len(gone) < COMPRESS_AT * len(self._position):
+            self._compress()
+        else:
+            self._start_anew()
+
     def _compress(self) -> None:
         left = np.flatnonzero(self._position != -2)
         self._weight = np.asfortranarray(self._weight[:, left])
-        self._inverse = np.asfortranarray(self._inverse[np.ix_(left, left)])
+        self._inverse = self._inverse[np.ix_(left, left)].T  # symmetric: the same, and laid out as BLAS wants it
         self._columns = self._columns[left]
         self._lay_out(self._position[left])
 
 
-def _constants(consumer: Consumer, covariance: FloatArray, width: int) -> NDArray[np.bool_]:
+@dataclass(eq=False)
+class _Batch:
+    """Positions with equally many columns: their diagonal blocks of the inverse, and products of their weights.
+
+    What is gone has a block of ones and no weights: it costs nothing and disturbs nobody.
+    """
+
+    owns: list[int]
+    columns: Positions
+
+    def __post_init__(self) -> None:
+        self._place = {own: place for place, own in enumerate(self.owns)}
+        self._gone = np.zeros(len(self.owns), bool)
+
+    def read(self, inverse: FloatArray, weight: FloatArray) -> None:
+        """Take the blocks from whole matrices."""
+        self._inverse = inverse[self.columns[:, :, None], self.columns[:, None, :]]
+        own = weight.T[self.columns]
+        self._products = own @ own.transpose(0, 2, 1)
+        self._reset(self._gone)
+
+    def update(self, lost: FloatArray, gain: FloatArray, through: FloatArray, products: FloatArray) -> None:
+        """Follow the removal of columns ``S``: ``Sinv -= lost gain`` and ``M -= M_S gain``.
+
+        ``through`` is ``M_S^T M`` and ``products`` is ``M_S^T M_S``.
+        """
+        gains = gain.T[self.columns]
+        self._inverse -= lost[self.columns] @ gains.transpose(0, 2, 1)
+        half = (through.T[self.columns] - 0.5 * gains @ products) @ gains.transpose(0, 2, 1)
+        self._products -= half + half.transpose(0, 2, 1)
+
+    def forget(self, position: int) -> None:
+        """Count a position as gone."""
+        self._gone[self._place[position]] = True
+        self._reset(slice(self._place[position], self._place[position] + 1))
+
+    def _reset(self, places: NDArray[np.bool_] | slice) -> None:
+        self._inverse[places], self._products[places] = np.eye(self.columns.shape[1]), 0
+
+    def inverse_of(self, position: int) -> FloatArray:
+        """Diagonal block of one position."""
+        block: FloatArray = self._inverse[self._place[position]]
+        return block
+
+    def costs(self) -> FloatArray:
+        """``tr(M_c inv(Sinv_cc) M_c^T)`` of every position."""
+        if self.columns.shape[1] == 1:
+            single: FloatArray = self._products[:, 0, 0] / self._inverse[:, 0, 0]
+            return single
+        several: FloatArray = np.trace(np.linalg.solve(self._inverse, self._products), axis1=1, axis2=2)
+        return several
+
+    def cost_of(self, position: int) -> float:
+        """The cost of one position."""
+        place = self._place[position]
+        return float(np.trace(np.linalg.solve(self._inverse[place], self._products[place])))
+
+
+@dataclass(eq=False)
+class _PutOff:
+    """Removals that the matrices have not followed yet: ``Sinv - inverses gains`` and ``M - weights gains`` are true."""
+
+    inverses: FloatArray
+    weights: FloatArray
+    gains: FloatArray
+
+    @staticmethod
+    def nothing(outputs: int, columns: int) -> _PutOff:
+        return _PutOff(np.zeros((columns, 0)), np.zeros((outputs, 0)), np.zeros((0, columns)))
+
+    @property
+    def count(self) -> int:
+        """Columns removed."""
+        return len(self.gains)
+
+    def inverse_of(self, inverse: FloatArray, block: Positions) -> FloatArray:
+        """Columns of the true inverse."""
+        true: FloatArray = inverse[:, block] - self.inverses @ self.gains[:, block]
+        return true
+
+    def weight_of(self, weight: FloatArray, block: Positions) -> FloatArray:
+        """Columns of the true weight."""
+        true: FloatArray = weight[:, block] - self.weights @ self.gains[:, block]
+        return true
+
+    def add(self, inverse: FloatArray, weight: FloatArray, gain: FloatArray, block: Positions) -> None:
+        """Put off one more removal."""
+        self.inverses = np.concatenate([self.inverses, inverse], axis=1)
+        self.weights = np.concatenate([self.weights, weight], axis=1)
+        self.gains = np.concatenate([self.gains, gain])
+
+
+def _covariance(consumer: Consumer) -> FloatArray:
+    """Centred second moment, float64, in a memory of its own."""
+    covariance: FloatArray = np.array(consumer.gram, np.float64, order="F")
+    for start in range(0, len(covariance), ROWS_AT_ONCE):
+        own = slice(start, start + ROWS_AT_ONCE)
+        covariance[:, own] -= np.outer(consumer.mean, consumer.mean[own])
+    return covariance
+
+
+def _constants(consumer: Consumer, variance: FloatArray, width: int) -> NDArray[np.bool_]:
     """Positions whose columns do not vary."""
-    variance = np.diag(covariance)
     varies = np.zeros(width, bool)
     varies[consumer.position[(variance > CONSTANT * variance.mean()) & (consumer.position >= 0)]] = True
     return ~varies
 
 
 def _inverse(matrix: FloatArray) -> FloatArray:
+    """Inverse of a positive definite matrix, in its memory."""
     factor, info = linalg.lapack.dpotrf(matrix, lower=1, overwrite_a=1)
     if info != 0:
         raise np.linalg.LinAlgError("the damped covariance is not positive definite")
-    inverse, _ = linalg.lapack.dpotri(factor, lower=1, overwrite_c=1)
-    whole: FloatArray = np.tril(inverse) + np.tril(inverse, -1).T
-    return whole
+    inverse: FloatArray = linalg.lapack.dpotri(factor, lower=1, overwrite_c=1)[0]
+    for start in range(0, len(inverse), ROWS_AT_ONCE):
+        own = slice(start, start + ROWS_AT_ONCE)
+        square = inverse[own, own]
+        inverse[own, own] = np.tril(square) + np.tril(square, -1).T
+        inverse[own, own.stop :] = inverse[own.stop :, own].T
+    return inverse
 
 
 def _minus_product(target: FloatArray, left: FloatArray, right: FloatArray) -> FloatArray:

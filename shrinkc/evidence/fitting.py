@@ -9,22 +9,25 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, fields, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from shrinkc.api import Fit, FloatArray, Layer, Repair, Repaired, RepairedLayer
+from shrinkc.api import Fit, Layer, Repair, Repaired, RepairedLayer
+from shrinkc.evidence.block_descent import fit_in_blocks
+from shrinkc.evidence.blocks import is_wide, note_on
 from shrinkc.evidence.coupling import couple
 from shrinkc.evidence.endings import Ending, ending_of
-from shrinkc.evidence.gathering import LARGEST_GRAM, sampling_for
+from shrinkc.evidence.gathering import Sampling, sampling_for, sampling_to_hold
 from shrinkc.evidence.matching import Channels, kept_channels
 from shrinkc.evidence.moments import CrossMomentsOf
 from shrinkc.evidence.patches import Positions, columns, n_positions, rows
 from shrinkc.evidence.products import Product, Products, products_of
 from shrinkc.evidence.regression import relative_error
+from shrinkc.evidence.rows import Rows, joined
 from shrinkc.evidence.sites import Site, sites_of
 from shrinkc.evidence.walking import Walk
 from shrinkc.shapes import Shadow
@@ -40,59 +43,48 @@ LEFT_ALONE = (
 )
 
 
-@dataclass(frozen=True, eq=False)
-class Rows:
-    """What one layer reads and should give, row by row.
+IN_BLOCKS = "were refitted one block of channels after the other"
 
-    Attributes
-    ----------
-    inputs : ndarray of shape (groups, rows, columns)
-    targets : ndarray of shape (groups, rows, outputs)
-    cut_below, cut_above : ndarray of shape (groups, rows, outputs) or None
-        Outputs below (above) these are all the same to the network: a rectifier follows.
-    """
-
-    inputs: FloatArray
-    targets: FloatArray
-    cut_below: FloatArray | None = None
-    cut_above: FloatArray | None = None
-
-
-Fitter = Callable[[Site, Iterator[Rows]], tuple[Layer, Fit]]
+Fitter = Callable[[Site, Iterator[Rows], int], tuple[Fit, RepairedLayer]]
+"""Fits one layer to its rows, of so many batches."""
 
 
 def fit_layers(repair: Repair, fit: Callable[[Layer], Fit]) -> Repaired:
     """Fit every layer whose inputs are not what they were to what it gave in the original, in the order of the graph."""
     work = _InTheCutNetwork(repair)
-    return _repaired([_fit_site(work, site, _by_moments(fit)) for site in work.sites])
+    return _repaired(work, [_fit_site(work, site, _by_moments(fit)) for site in work.sites])
 
 
 def fit_network(repair: Repair, fit: Callable[[Layer], Fit]) -> Repaired:
     """Fit every layer as :func:`fit_layers` does, and couple what is left of queries and keys on the way."""
-    return _fit_network(repair, _by_moments(fit))
+    return _fit_network(_InTheCutNetwork(repair), _by_moments(fit))
 
 
 def fit_rows(repair: Repair, fit: Callable[[Layer, Rows], Fit]) -> Repaired:
     """Like :func:`fit_network`, for methods that look at single rows: those of one layer are in memory all at once."""
 
-    def fitted(site: Site, batches: Iterator[Rows]) -> tuple[Layer, Fit]:
-        every = _joined(list(batches))
-        layer = _summed_up(site, [every])
-        return layer, fit(layer, every)
+    def fitted(site: Site, batches: Iterator[Rows], count: int) -> tuple[Fit, RepairedLayer]:
+        every = joined(batches, count)
+        if is_wide(site.columns):
+            return fit_in_blocks(site, every, fit)
+        layer = _summed_up(site, every.parts())
+        return _judged(layer, fit(layer, every))
 
-    return _fit_network(repair, fitted)
+    return _fit_network(_InTheCutNetwork(repair, sampling_to_hold), fitted)
 
 
 def fit_layers_apart(repair: Repair, fit: Callable[[Layer], Fit]) -> Repaired:
     """Fit every layer that lost inputs by itself, as if its other inputs were still what the original gave."""
     work = _InTheOriginal(repair)
-    return _repaired([_fit_site(work, site, _by_moments(fit)) for site in work.sites])
+    return _repaired(work, [_fit_site(work, site, _by_moments(fit)) for site in work.sites])
 
 
 def _by_moments(fit: Callable[[Layer], Fit]) -> Fitter:
-    def fitted(site: Site, batches: Iterator[Rows]) -> tuple[Layer, Fit]:
+    def fitted(site: Site, batches: Iterator[Rows], count: int) -> tuple[Fit, RepairedLayer]:
+        if is_wide(site.columns):
+            return fit_in_blocks(site, joined(batches, count), lambda layer, rows: fit(layer))
         layer = _summed_up(site, batches)
-        return layer, fit(layer)
+        return _judged(layer, fit(layer))
 
     return fitted
 
@@ -104,57 +96,59 @@ def _summed_up(site: Site, batches: Iterable[Rows]) -> Layer:
     return Layer(site.name, site.matrix(), site.bias(), moments.result(), site.taps, site.intercept is not None)
 
 
-def _joined(parts: list[Rows]) -> Rows:
-    def joined(name: str) -> Any:
-        arrays = [getattr(part, name) for part in parts]
-        return None if arrays[0] is None else np.concatenate(arrays, axis=1)
-
-    return parts[0] if len(parts) == 1 else Rows(*(joined(field.name) for field in fields(Rows)))
+def _judged(layer: Layer, fit: Fit) -> tuple[Fit, RepairedLayer]:
+    before = relative_error(layer, layer.weight, layer.bias)
+    return fit, RepairedLayer(layer.name, before, relative_error(layer, fit.weight, fit.bias))
 
 
-def _fit_network(repair: Repair, fitted: Fitter) -> Repaired:
-    work = _InTheCutNetwork(repair)
+def _fit_network(work: _InTheCutNetwork, fitted: Fitter) -> Repaired:
     products = work.products()
     steps: list[Site | Product] = sorted([*work.sites, *products.foldable], key=lambda step: work.place(step.name))
     changes = [work.couple(step) if isinstance(step, Product) else _fit_site(work, step, fitted) for step in steps]
+    result = _repaired(work, changes)
     notes = (LEFT_ALONE.format(", ".join(products.left_alone)),) if products.left_alone else ()
-    return replace(_repaired(changes), notes=notes)
+    return replace(result, notes=(*result.notes, *notes))
 
 
 def _fit_site(work: _Fitting, site: Site, fitted: Fitter) -> Change | None:
     batches = work.rows(site)
-    change = None if batches is None else _improve(site, *fitted(site, batches))
+    change = None if batches is None else _improve(site, *fitted(site, batches, work.n_batches))
     work.leave(site)
     return change
 
 
-def _repaired(changes: Iterable[Change | None]) -> Repaired:
+def _repaired(work: _Fitting, changes: Iterable[Change | None]) -> Repaired:
     made = [change for change in changes if change is not None]
     tensors = dict.fromkeys(name for names, _ in made for name in names)
-    return Repaired(tuple(tensors), tuple(report for _, report in made))
+    layers = tuple(report for _, report in made)
+    wide = {site.name for site in work.sites if is_wide(site.columns)} & {layer.name for layer in layers}
+    return Repaired(tuple(tensors), layers, note_on(IN_BLOCKS, sorted(wide)))
 
 
-def _improve(site: Site, layer: Layer, fit: Fit) -> Change:
-    before = relative_error(layer, layer.weight, layer.bias)
-    after = relative_error(layer, fit.weight, fit.bias)
-    if not np.isfinite(after):
-        return [], RepairedLayer(layer.name, before, before)
-    return site.write(fit.weight, fit.bias), RepairedLayer(layer.name, before, after)
+def _improve(site: Site, fit: Fit, report: RepairedLayer) -> Change:
+    if not np.isfinite(report.error_after):
+        return [], replace(report, error_after=report.error_before)
+    return site.write(fit.weight, fit.bias), report
 
 
 class _Fitting(ABC):
     """The walk through the original, and what one layer needs of it."""
 
-    def __init__(self, repair: Repair) -> None:
-        self._repair = repair
+    def __init__(self, repair: Repair, sampling: Callable[[Site, int, int], Sampling] = sampling_for) -> None:
+        self._repair, self._sampling = repair, sampling
         original = repair.analysis.model
         self._shadow = Shadow.of(repair.pruned, repair.shapes)
         self._dense_sites = {site.name: site for site in sites_of(original, repair.analysis.shadow)}
         found = sites_of(repair.pruned, self._shadow)
-        self.sites = [site for site in found if site.name in self._dense_sites and _fits_memory(site)]
+        self.sites = [site for site in found if site.name in self._dense_sites]
         needed = [name for site in self.sites for name in (site.name, self._data_name(site))]
         self._dense = Walk(original, repair.batches, repair.runtime, needed)
         self._samples = sum(len(next(iter(batch.values()))) for batch in repair.batches)
+
+    @property
+    def n_batches(self) -> int:
+        """Number of batches."""
+        return self._dense.n_batches
 
     @abstractmethod
     def rows(self, site: Site) -> Iterator[Rows] | None:
@@ -171,7 +165,8 @@ class _Fitting(ABC):
 
     def _positions(self, site: Site, number: int, data: Array) -> Positions | None:
         """Output positions of one batch that are looked at."""
-        sampling = sampling_for(site, self._samples, self._repair.seed)
+        choose = sampling_to_hold if is_wide(site.columns) else self._sampling
+        sampling = choose(site, self._samples, self._repair.seed)
         return sampling.positions(site, number, n_positions(site, data), len(data))
 
     def _kept(self, value: ir.Value, axis: int) -> Channels | None:
@@ -202,8 +197,8 @@ class _InTheOriginal(_Fitting):
 class _InTheCutNetwork(_Fitting):
     """Inputs are those of the cut network as repaired so far."""
 
-    def __init__(self, repair: Repair) -> None:
-        super().__init__(repair)
+    def __init__(self, repair: Repair, sampling: Callable[[Site, int, int], Sampling] = sampling_for) -> None:
+        super().__init__(repair, sampling)
         self._pruned = Walk(repair.pruned, repair.batches, repair.runtime)
 
     def place(self, name: str) -> int:
@@ -268,7 +263,3 @@ class _InTheCutNetwork(_Fitting):
         if before.shape != after.shape:
             return True
         return not np.allclose(before, after, rtol=1e-4, atol=1e-5 * float(np.abs(before).max(initial=0)))
-
-
-def _fits_memory(site: Site) -> bool:
-    return site.inputs // site.groups * site.taps <= LARGEST_GRAM

@@ -1,4 +1,8 @@
-"""One pass over the data: moments of the inputs of every layer that reads channels which could go."""
+"""One pass over the data: moments of the inputs of every layer that reads channels which could go.
+
+Memory is bounded: a layer's second moments take no more than those of :data:`~shrinkc.evidence.blocks.LARGEST_GRAM` columns,
+see :mod:`shrinkc.evidence.blocks`; rows are looked at a few samples at a time; what waits to be looked at goes to disk.
+"""
 
 from __future__ import annotations
 
@@ -13,10 +17,11 @@ from numpy.typing import NDArray
 
 from shrinkc.analysis.groups import Analysis
 from shrinkc.analysis.labels import Labels
-from shrinkc.api import Activity, Consumer, Evidence, FloatArray, Group, Moments, RuntimeAdapter
+from shrinkc.api import Activity, Consumer, Evidence, FloatArray, Group, RuntimeAdapter, Share
+from shrinkc.evidence.blocks import blocks_of, columns_of, columns_together, is_wide, note_on
 from shrinkc.evidence.data import Data
 from shrinkc.evidence.moments import MomentsOf
-from shrinkc.evidence.patches import Positions, columns, n_positions
+from shrinkc.evidence.patches import Positions, columns_in_parts, n_positions
 from shrinkc.evidence.sites import Site, sites_of
 from shrinkc.evidence.walking import Walk
 
@@ -25,14 +30,16 @@ Array = NDArray[Any]
 ROWS, ROWS_PER_COLUMN = 8192, 16
 """Rows beyond the larger of the two numbers are sampled: they cost time and change nothing that can be seen."""
 
+ROWS_BYTES, ROW_EXTRAS = 256 << 20, 4
+"""Rows of one layer that may be held at once; beside its inputs a row has so many numbers an output."""
+
 COLUMNS_IN_SINGLE = 1024
 """Second moments of more columns are kept in float32 once they are summed."""
 
-LOOK_AHEAD_BYTES = 192 << 20
+LOOK_AHEAD_BYTES = 160 << 20
 """Values that may wait to be looked at, so that the graph is run in few stretches."""
 
-LARGEST_GRAM = 6144
-"""Layers with more columns get no second moments: three hundred megabytes each, in double precision."""
+IN_BLOCKS = "were looked at in blocks of channels, as if blocks had nothing to do with each other"
 
 
 @dataclass(frozen=True)
@@ -55,16 +62,16 @@ class Sampling:
 
 
 def sampling_for(site: Site, samples: int, seed: int) -> Sampling:
-    """Sampling that keeps enough rows for the columns of a layer."""
-    columns_per_group = site.inputs // site.groups * site.taps
-    wanted = max(ROWS, ROWS_PER_COLUMN * columns_per_group)
+    """Sampling that keeps enough rows for the columns of a layer, or of a block where there are too many."""
+    wanted = max(ROWS, ROWS_PER_COLUMN * columns_together(site.columns))
     return Sampling(seed, math.ceil(wanted / samples))
 
 
-def batches_of(data: Data, fixed: int | None, largest: int = 32) -> list[Mapping[str, Array]]:
-    """Batches for a walk; the remainder that a fixed batch leaves over is dropped."""
-    size = fixed or largest
-    return [batch for batch in data.batches(size) if fixed is None or len(next(iter(batch.values()))) == fixed]
+def sampling_to_hold(site: Site, samples: int, seed: int) -> Sampling:
+    """Like :func:`sampling_for`, with no more rows than can be held at once."""
+    enough = sampling_for(site, samples, seed).per_sample or 1
+    most = ROWS_BYTES // (4 * (site.inputs * site.taps + ROW_EXTRAS * site.outputs))
+    return Sampling(seed, max(1, min(enough, most // samples)))
 
 
 def gather(
@@ -91,13 +98,20 @@ def gather(
     ends = _stretches(sites, walk, analysis, n_samples)
     for site in sites:
         walk.advance(ends[site.name])
-        found = _observe(site, walk, sampling_for(site, n_samples, seed))
         classes = channel_classes(analysis, site)
         if classes is None:
             continue
+        observed = _observe(site, walk, sampling_for(site, n_samples, seed), np.where(consumed[classes], classes, -1))
         for group in analysis.groups:
-            consumers[group.name] += _consumers(site, *found, owners[group.name][classes])
-    return Evidence({name: tuple(found) for name, found in consumers.items()}, n_samples, data.source, data.is_synthetic)
+            consumers[group.name] += _consumers(site, observed, owners[group.name][classes])
+    found = {name: tuple(own) for name, own in consumers.items()}
+    return Evidence(
+        found,
+        n_samples,
+        data.source,
+        data.is_synthetic,
+        notes=note_on(IN_BLOCKS, [site.name for site in sites if is_wide(site.columns)]),
+    )
 
 
 def _owners(analysis: Analysis, group: Group) -> Labels:
@@ -119,8 +133,7 @@ def _consumed(analysis: Analysis, owners: Iterable[Labels]) -> NDArray[np.bool_]
 
 def _reads(site: Site, analysis: Analysis, removable: NDArray[np.bool_]) -> bool:
     classes = channel_classes(analysis, site)
-    is_small = site.inputs // site.groups * site.taps <= LARGEST_GRAM
-    return classes is not None and is_small and not site.is_depthwise and bool(removable[classes].any())
+    return classes is not None and not site.is_depthwise and bool(removable[classes].any())
 
 
 def channel_classes(analysis: Analysis, site: Site) -> Labels | None:
@@ -150,15 +163,71 @@ def _stretches(sites: Sequence[Site], walk: Walk, analysis: Analysis, n_samples:
     return ends | dict.fromkeys((earlier.name for earlier in waiting), walk.place(waiting[-1].name) or 0) if waiting else ends
 
 
-def _observe(site: Site, walk: Walk, sampling: Sampling) -> tuple[Moments, Activity]:
-    moments, activity = MomentsOf(), _ActivityOf()
+@dataclass(frozen=True, eq=False)
+class _Part:
+    """Moments of what one group of a layer reads, or of a block of its channels (None: of all of them)."""
+
+    number: int
+    channels: Labels | None
+    rows: int
+    mean: FloatArray
+    gram: FloatArray
+
+
+@dataclass(frozen=True, eq=False)
+class _Observed:
+    """Everything one layer reads."""
+
+    parts: Sequence[_Part]
+    activity: Activity
+
+
+def _observe(site: Site, walk: Walk, sampling: Sampling, keys: Labels) -> _Observed:
+    """Look at one layer; channels of one key, not negative, are told apart by nobody."""
+    moments = _InBlocks(site, keys) if is_wide(site.columns) else _Whole()
+    activity = _ActivityOf()
     for number in range(walk.n_batches):
         data = walk.value(site.data.name or "", number)
         available = n_positions(site, data)
-        moments.add(columns(site, data, sampling.positions(site, number, available, len(data))))
+        for rows in columns_in_parts(site, data, sampling.positions(site, number, available, len(data))):
+            moments.add(rows)
         activity.add(np.moveaxis(data, site.channel_axis, 1) if data.ndim > 2 else data)
     walk.release(site.data.name or "")
-    return moments.result(), activity.result()
+    return _Observed(list(moments.parts()), activity.result())
+
+
+class _Whole:
+    """Moments of all columns of every group."""
+
+    def __init__(self) -> None:
+        self._moments = MomentsOf()
+
+    def add(self, rows: FloatArray) -> None:
+        self._moments.add(rows)
+
+    def parts(self) -> Iterator[_Part]:
+        found = self._moments.result()
+        gram = _stored(found.gram)
+        for number, mean in enumerate(found.mean):
+            yield _Part(number, None, found.rows, mean, gram[number])
+
+
+class _InBlocks:
+    """Moments of the columns of every block, by itself."""
+
+    def __init__(self, site: Site, keys: Labels) -> None:
+        self._taps = site.taps
+        groups = enumerate(keys.reshape(site.groups, -1))
+        self._blocks = [(number, channels, MomentsOf()) for number, own in groups for channels in blocks_of(own, site.taps)]
+
+    def add(self, rows: FloatArray) -> None:
+        for number, channels, moments in self._blocks:
+            moments.add(rows[number : number + 1, :, columns_of(channels, self._taps)])
+
+    def parts(self) -> Iterator[_Part]:
+        for number, channels, moments in self._blocks:
+            found = moments.result()
+            yield _Part(number, channels, found.rows, found.mean[0], _stored(found.gram)[0])
 
 
 class _ActivityOf:
@@ -190,26 +259,56 @@ def _pooled(values: FloatArray) -> FloatArray:
     return pooled
 
 
-def _consumers(site: Site, moments: Moments, activity: Activity, position: Labels) -> Iterator[Consumer]:
-    """The site's groups that read channels of one channel group, each a linear map of its own."""
+def _consumers(site: Site, observed: _Observed, position: Labels) -> Iterator[Consumer]:
+    """The parts of a layer that read channels of one channel group, each a linear map of its own."""
     of_groups = position.reshape(site.groups, -1)
-    matrix = site.matrix()
-    for number, positions in enumerate(of_groups):
+    if not (of_groups >= 0).any():
+        return
+    matrix: FloatArray = site.matrix()
+    matrix = matrix.astype(np.float32) if site.is_stored_in_single else matrix
+    for part, share in zip(observed.parts, _shares(matrix, observed.parts, site.taps), strict=True):
+        own = np.arange(of_groups.shape[1]) if part.channels is None else part.channels
+        positions = of_groups[part.number][own]
         if (positions >= 0).any():
-            own = slice(number * len(positions), (number + 1) * len(positions))
+            activity, channels = observed.activity, part.number * of_groups.shape[1] + own
             yield Consumer(
                 name=site.name,
-                weight=matrix[number],
-                mean=moments.mean[number],
-                gram=_stored(moments.gram[number]),
-                rows=moments.rows,
+                weight=_weight_of(matrix, part, site.taps),
+                mean=part.mean,
+                gram=part.gram,
+                rows=part.rows,
                 position=np.repeat(positions, site.taps),
                 taps=site.taps,
-                activity=Activity(activity.mean_abs[own], activity.zero_share[own]),
+                activity=Activity(activity.mean_abs[channels], activity.zero_share[channels]),
                 windows=site.windows,
-                number=number,
+                number=part.number,
+                columns=None if part.channels is None else columns_of(part.channels, site.taps),
+                share=share,
             )
 
 
+def _weight_of(matrix: FloatArray, part: _Part, taps: int) -> FloatArray:
+    own: FloatArray = matrix[part.number]
+    return own if part.channels is None else own[:, columns_of(part.channels, taps)]
+
+
+def _shares(matrix: FloatArray, parts: Sequence[_Part], taps: int) -> list[Share]:
+    """What every part gives of the output of its group, as if parts had nothing to do with each other."""
+    if all(part.channels is None for part in parts):
+        return [Share()] * len(parts)
+    energy, constant = np.zeros(len(parts)), np.zeros(len(parts))
+    for place, part in enumerate(parts):
+        weight = _weight_of(matrix, part, taps)
+        energy[place] = np.einsum("oc,oc->", weight @ part.gram, weight, dtype=np.float64)
+        constant[place] = np.square(weight @ part.mean).sum()
+    groups = np.asarray([part.number for part in parts])
+    return [Share(*own) for own in zip(_of_total(energy, groups), _of_total(energy - constant, groups), strict=True)]
+
+
+def _of_total(amounts: FloatArray, groups: Labels) -> list[float]:
+    total = np.bincount(groups, amounts)[groups]
+    return [float(share) for share in np.divide(amounts, total, out=np.zeros(len(amounts)), where=total > 0)]
+
+
 def _stored(gram: FloatArray) -> FloatArray:
-    return gram.astype(np.float32) if len(gram) > COLUMNS_IN_SINGLE else gram
+    return gram.astype(np.float32) if gram.shape[-1] > COLUMNS_IN_SINGLE else gram

@@ -7,12 +7,17 @@ what varies; sums over batches are in float64.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from shrinkc.api import CrossMoments, FloatArray, Moments
 
 CHUNK_BYTES = 32 << 20
 """Rows are collected up to this size before they are multiplied: few large products are faster than many small ones."""
+
+ROWS_AT_ONCE = 256
+"""Rows of a large matrix that are changed at a time, so that no second one is made beside it."""
 
 
 class MomentsOf:
@@ -37,9 +42,9 @@ class MomentsOf:
             self._center = inputs[:, 0].copy()
         return inputs - self._center[:, None]
 
-    def add_deviations(self, inputs: FloatArray, deviations: FloatArray) -> None:
+    def add_deviations(self, deviations: FloatArray) -> None:
         """Like :meth:`add`, for who has the deviations already."""
-        self._rows += inputs.shape[1]
+        self._rows += deviations.shape[1]
         self._sum = _plus(self._sum, _sums(deviations))
         self._product = _plus(self._product, np.matmul(deviations.transpose(0, 2, 1), deviations))
 
@@ -50,19 +55,32 @@ class MomentsOf:
         return self._center.astype(np.float64)
 
     def result(self) -> Moments:
-        """Moments of everything added."""
+        """Moments of everything added; nothing can be added afterwards."""
         self._multiply()
         center = self.center()
-        if self._sum is None or self._product is None:
+        product, self._product = self._product, None
+        if self._sum is None or product is None:
             raise ValueError("no rows were added")
         mean = center + self._sum / self._rows
-        return Moments(self._rows, mean, _uncentered(self._product / self._rows, center, center, mean, mean))
+        product /= self._rows
+        return Moments(self._rows, mean, _uncentered(product, center, center, mean, mean))
 
     def _multiply(self) -> None:
         if self._waiting:
-            inputs = np.concatenate(self._waiting, axis=1)
-            self._waiting = []
-            self.add_deviations(inputs, self.deviations(inputs))
+            waiting, self._waiting = self._waiting, []
+            self.add_deviations(self._deviations_of(waiting))
+
+    def _deviations_of(self, parts: Sequence[FloatArray]) -> FloatArray:
+        """Deviations of several parts side by side, without another copy of them."""
+        if self._center is None:
+            self._center = parts[0][:, 0].copy()
+        groups, _, columns = parts[0].shape
+        deviations = np.empty((groups, sum(part.shape[1] for part in parts), columns), parts[0].dtype)
+        start = 0
+        for part in parts:
+            np.subtract(part, self._center[:, None], out=deviations[:, start : start + part.shape[1]])
+            start += part.shape[1]
+        return deviations
 
 
 class CrossMomentsOf:
@@ -75,7 +93,7 @@ class CrossMomentsOf:
     def add(self, inputs: FloatArray, targets: FloatArray) -> None:
         """Add rows of inputs ``(groups, rows, columns)`` with their targets ``(groups, rows, outputs)``."""
         deviations = self._inputs.deviations(inputs)
-        self._inputs.add_deviations(inputs, deviations)
+        self._inputs.add_deviations(deviations)
         self._product = _plus(self._product, np.matmul(self._targets.add(targets).transpose(0, 2, 1), deviations))
 
     def result(self) -> CrossMoments:
@@ -84,7 +102,8 @@ class CrossMomentsOf:
         center, mean, square = self._targets.result()
         if self._product is None:
             raise ValueError("no rows were added")
-        cross = _uncentered(self._product / inputs.rows, center, self._inputs.center(), mean, inputs.mean)
+        self._product /= inputs.rows
+        cross = _uncentered(self._product, center, self._inputs.center(), mean, inputs.mean)
         return CrossMoments(inputs, mean, square, cross)
 
 
@@ -118,9 +137,13 @@ class _Sums:
 def _uncentered(
     product: FloatArray, left_center: FloatArray, right_center: FloatArray, left_mean: FloatArray, right_mean: FloatArray
 ) -> FloatArray:
-    """``E[a b^T]`` from ``E[(a - s)(b - t)^T]``, the centers ``s`` and ``t`` and the means."""
-    left, right = left_center[:, :, None], right_center[:, None, :]
-    return product + left * right_mean[:, None, :] + (left_mean[:, :, None] - left) * right
+    """``E[a b^T]`` from ``E[(a - s)(b - t)^T]``, the centers ``s`` and ``t`` and the means, in the memory of the product."""
+    change = left_mean - left_center
+    for start in range(0, product.shape[1], ROWS_AT_ONCE):
+        own = slice(start, start + ROWS_AT_ONCE)
+        product[:, own] += left_center[:, own, None] * right_mean[:, None, :]
+        product[:, own] += change[:, own, None] * right_center[:, None, :]
+    return product
 
 
 def _sums(values: FloatArray) -> FloatArray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,9 @@ from shrinkc.evidence.sites import Site
 
 Array = NDArray[Any]
 Positions = NDArray[np.int64]
+
+PART_BYTES = 32 << 20
+"""Rows that are laid out at a time, where they can be had sample by sample."""
 
 
 def columns(site: Site, data: Array, positions: Positions | None = None) -> FloatArray:
@@ -47,6 +51,17 @@ def columns(site: Site, data: Array, positions: Positions | None = None) -> Floa
     per_group = channels // site.groups
     grouped = windows.reshape(n, site.groups, per_group, windows.shape[2], site.taps)
     return grouped.transpose(1, 0, 3, 2, 4).reshape(site.groups, -1, per_group * site.taps)
+
+
+def columns_in_parts(site: Site, data: Array, positions: Positions | None = None) -> Iterator[FloatArray]:
+    """Rows as :func:`columns` gives them, a few samples at a time, which is what bounds memory."""
+    if site.windows is None:
+        yield columns(site, data, positions)
+        return
+    taken = n_positions(site, data) if positions is None else len(positions)
+    samples = max(1, PART_BYTES // (4 * taken * site.inputs * site.taps))
+    for start in range(0, len(data), samples):
+        yield columns(site, data[start : start + samples], positions)
 
 
 def windows_over(data: Array, windows: Windows) -> Array:

@@ -49,7 +49,7 @@ def solve_towards(prior: FloatArray, cross: FloatArray, gram: FloatArray, ridge:
 
     Rounding in the moments can outweigh a small ridge; it is raised until the sum is positive definite.
     """
-    damped = np.array(gram, np.float64)
+    damped = np.array(gram, np.float64, order="F")
     damped[np.diag_indices(len(damped))] += ridge
     try:
         solved: FloatArray = linalg.solve(damped, (cross + ridge * prior).T, assume_a="pos", overwrite_a=True).T

@@ -11,9 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shrinkc.api import Moments
-from shrinkc.evidence.gathering import LARGEST_GRAM, ROWS, ROWS_PER_COLUMN, Sampling
+from shrinkc.evidence.blocks import LARGEST_GRAM
+from shrinkc.evidence.gathering import ROWS, ROWS_PER_COLUMN, Sampling
 from shrinkc.evidence.moments import MomentsOf
-from shrinkc.evidence.patches import Positions, columns, n_positions, rows
+from shrinkc.evidence.patches import Positions, columns_in_parts, n_positions, rows
 from shrinkc.evidence.sites import Site
 from shrinkc.evidence.walking import Walk
 from shrinkc.stages import RECURRENT
@@ -95,7 +96,8 @@ def _response(walk: Walk, site: Site, with_inputs: bool, n_samples: int, seed: i
         data = walk.value(site.data.name or "", number)
         positions = positions_of(site, number, data, sampling)
         if with_inputs:
-            read.add(_widened(columns(site, data, positions)))
+            for part in columns_in_parts(site, data, positions):
+                read.add(_widened(part))
         if with_outputs:
             given.add(_widened(rows(site, walk.value(site.name, number), positions)))
     return Response(read.result() if with_inputs else None, given.result() if with_outputs else None)

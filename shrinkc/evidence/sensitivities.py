@@ -8,7 +8,10 @@ from shrinkc.api import UNTOUCHED, Evidence, FloatArray, Group, Member, Weights
 from shrinkc.errors import RecipeError
 from shrinkc.evidence.producers import producers
 
-HINT = "give --gradients FILE.npz: arrays under the names of the weights, one sample along the first axis"
+HINT = (
+    "give --data (with labels, if there are any), or --gradients FILE.npz: "
+    "arrays under the names of the weights, one sample along the first axis"
+)
 
 
 def first_order(group: Group, weights: Weights, evidence: Evidence | None) -> FloatArray:

@@ -19,7 +19,7 @@ from scipy import linalg
 
 from shrinkc import ir as shrinkc_ir
 from shrinkc.analysis.groups import Analysis
-from shrinkc.api import Consumer, Evidence, FloatArray, Group, RunConfig, RuntimeAdapter
+from shrinkc.api import Consumer, Evidence, FloatArray, Group, RunConfig, RuntimeAdapter, Sensitivity
 from shrinkc.evidence.curves import greedy_elimination
 from shrinkc.evidence.elimination import damped
 from shrinkc.evidence.sites import Site, sites_of
@@ -27,16 +27,20 @@ from shrinkc.evidence.sites import Site, sites_of
 Array = NDArray[Any]
 
 PROBED_SHARE = 0.5
-"""Share of a group's positions that a probe silences."""
+"""Share of a group's positions that a probe silences where nobody says otherwise."""
 
 LEAST_ERROR = 1e-6
 """Predicted error below which a group is not probed: it has so many spare channels that nothing would show."""
 
 
 def with_sensitivities(
-    evidence: Evidence, analysis: Analysis, batches: Sequence[Mapping[str, Array]], runtime: RuntimeAdapter
+    evidence: Evidence,
+    analysis: Analysis,
+    batches: Sequence[Mapping[str, Array]],
+    runtime: RuntimeAdapter,
+    silenced: Mapping[str, int] | None = None,
 ) -> Evidence:
-    """Evidence with a sensitivity for every group that could be probed.
+    """Evidence with one more probe of every group that could be probed.
 
     Parameters
     ----------
@@ -45,29 +49,33 @@ def with_sensitivities(
     batches : sequence of mapping of input name to ndarray
         A few dozen samples are enough.
     runtime : RuntimeAdapter
+    silenced : mapping of group name to int, optional
+        Groups to probe, and how many of their positions to silence.  By default half of every group.
     """
+    if silenced is None:
+        silenced = {group.name: round(PROBED_SHARE * group.width) for group in analysis.groups}
     reference = outputs_of(analysis.model, batches, runtime)
     copy = analysis.model.clone()
     values = {value.name: value for value in _stored(copy)}
     sites = {site.name: site for site in sites_of(analysis.model, analysis.shadow)}
-    found: dict[str, float] = {}
+    found = dict(evidence.sensitivity)
     for group in analysis.groups:
-        predicted = _predicted(evidence, group)
+        predicted = _predicted(evidence, group, silenced.get(group.name, 0))
         if predicted is None:
             continue
         order, error = predicted
         undo = _silence(evidence.consumers[group.name], order, sites, values)
-        found[group.name] = distance_between(reference, outputs_of(copy, batches, runtime)) / error
+        ratio = distance_between(reference, outputs_of(copy, batches, runtime)) / error
+        found[group.name] = found.get(group.name, Sensitivity(())).with_probe(len(order), ratio)
         for value, tensor in undo:
             shrinkc_ir.put_tensor(value, tensor)
     return replace(evidence, sensitivity=found)
 
 
-def _predicted(evidence: Evidence, group: Group) -> tuple[NDArray[np.int64], float] | None:
+def _predicted(evidence: Evidence, group: Group, count: int) -> tuple[NDArray[np.int64], float] | None:
     """Positions that a probe silences, and the error this makes at the consumers."""
-    elimination = greedy_elimination(evidence, group)
-    count = round(PROBED_SHARE * group.width)
-    if elimination is None or not count or elimination.errors[count] < LEAST_ERROR:
+    elimination = greedy_elimination(evidence, group) if count else None
+    if elimination is None or elimination.errors[count] < LEAST_ERROR:
         return None
     return elimination.order[:count], float(elimination.errors[count])
 
@@ -94,7 +102,8 @@ def _silence(
         matrix, bias = site.matrix(), site.bias().copy()
         for part in parts:
             weight, shift = refitted(part, np.isin(part.position, gone), can_shift=site.intercept is not None)
-            matrix[part.number], bias[part.number] = weight, bias[part.number] + shift
+            matrix[part.number][:, slice(None) if part.columns is None else part.columns] = weight
+            bias[part.number] += shift
         site.write(matrix, bias)
     return undo
 
@@ -119,7 +128,7 @@ def refitted(consumer: Consumer, is_gone: NDArray[np.bool_], *, can_shift: bool)
     second = consumer.gram - np.outer(consumer.mean, consumer.mean) if can_shift else consumer.gram
     matrix = damped(second, consumer.rows)
     kept = ~is_gone
-    weight = np.zeros_like(consumer.weight)
+    weight = np.zeros(consumer.weight.shape)
     weight[:, kept] = consumer.weight[:, kept]
     if not is_gone.any() or not kept.any():
         return weight, consumer.weight[:, is_gone] @ consumer.mean[is_gone] * can_shift

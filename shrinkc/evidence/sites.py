@@ -101,6 +101,16 @@ class Site:
         """Whether every group reads one channel: no channel is mixed with another."""
         return self.groups > 1 and self.inputs == self.groups
 
+    @property
+    def columns(self) -> int:
+        """Columns of the weight of one group in matrix form."""
+        return self.inputs // self.groups * self.taps
+
+    @property
+    def is_stored_in_single(self) -> bool:
+        """Whether single precision holds the weight as it is."""
+        return self.weight.dtype != ir.DataType.DOUBLE and self.factor == 1.0
+
     def matrix(self) -> FloatArray:
         """The weight as ``(groups, outputs per group, columns)``, float64, with its factor."""
         array: Any = shrinkc_ir.stored_array(self.weight).astype(np.float64) * self.factor

@@ -24,7 +24,7 @@ from shrinkc.api import RunConfig, RuntimeAdapter
 
 Array = NDArray[Any]
 
-MEMORY_BYTES = 384 << 20
+MEMORY_BYTES = 96 << 20
 """Values beyond this many bytes lie in temporary files."""
 
 

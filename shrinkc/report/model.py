@@ -105,6 +105,53 @@ class Calibration:
 
 
 @dataclass(frozen=True)
+class Recovery:
+    """Training of a cut model with its original as the teacher.
+
+    Attributes
+    ----------
+    budget : str
+        As it was given.
+    steps : int
+    seconds : float
+        Of training, evaluation included.
+    samples, held_out : int
+        Trained on, and held out to tell which model is the best; the same ones if ``is_shared``.
+    is_shared : bool
+    is_synthetic : bool
+        They were made up from the model.
+    loss_before, loss_after : float
+        On the held-out samples.
+    agreement_before, agreement_after : float or None
+        Share of them with the original's largest class.
+    accuracy_before, accuracy_after : float or None
+        On them, with labels.
+    stopped : str
+        Why training ended.
+    processes : int
+    settings : mapping
+        As resolved.
+    """
+
+    budget: str
+    steps: int
+    seconds: float
+    samples: int
+    held_out: int
+    is_shared: bool
+    is_synthetic: bool
+    loss_before: float
+    loss_after: float
+    agreement_before: float | None
+    agreement_after: float | None
+    accuracy_before: float | None
+    accuracy_after: float | None
+    stopped: str
+    processes: int
+    settings: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
 class Report:
     """Result of one run.
 
@@ -120,6 +167,8 @@ class Report:
         MACs and parameters are counted; bytes are those of the files once written.
     is_written : bool
         False for a dry run: ``after`` is then predicted, the size in bytes estimated.
+    latency_basis : str
+        What the predicted latencies in ``before`` and ``after`` rest on: measured here, recorded on a device, or estimated.
     """
 
     model: str
@@ -145,6 +194,8 @@ class Report:
     calibration: Calibration | None = None
     factors: tuple[FactorRow, ...] = ()
     factor_proof: FactorProof | None = None
+    recovery: Recovery | None = None
+    latency_basis: str = ""
     notes: tuple[str, ...] = ()
     files: Mapping[str, str] = field(default_factory=dict)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from shrinkc.report.model import Calibration, FactorRow, Report
+from shrinkc.report.model import Calibration, FactorRow, Recovery, Report
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,16 @@ def rows(report: Report) -> list[Row]:
         Row("parameters", count(before.parameters), count(after.parameters), change(before.parameters, after.parameters)),
         Row(label, size(before.size_bytes), size(after.size_bytes), change(before.size_bytes, after.size_bytes)),
     ]
-    return table + _quality_rows(report) + _latency_rows(report)
+    return table + _quality_rows(report) + _forecast_rows(report) + _latency_rows(report)
+
+
+def _forecast_rows(report: Report) -> list[Row]:
+    """What the layers were predicted to take together, above what the whole model was measured to take."""
+    before, after = report.before.latency_s, report.after.latency_s
+    if before is None or after is None:
+        return []
+    marked = "estimated" if report.latency_basis.startswith("estimated") else "predicted"
+    return [Row(f"latency, {marked}", seconds(before), seconds(after), f"{before / after:.2f}x speed")]
 
 
 def _quality_rows(report: Report) -> list[Row]:
@@ -53,11 +62,13 @@ def _latency_rows(report: Report) -> list[Row]:
         return []
     a, b = latency.before, latency.after
     marked = " (contended)" if a.is_contended or b.is_contended else ""
-    return [
+    least = Row("CPU time, least", seconds(a.cpu_least_s), seconds(b.cpu_least_s), f"{latency.fair_speedup:.2f}x speed")
+    table = [
         Row(f"latency, median{marked}", seconds(a.wall_median_s), seconds(b.wall_median_s), f"{latency.speedup:.2f}x speed"),
         Row(f"latency, p90{marked}", seconds(a.wall_p90_s), seconds(b.wall_p90_s), ""),
         Row("CPU time per run", seconds(a.cpu_median_s), seconds(b.cpu_median_s), f"{latency.cpu_speedup:.2f}x speed"),
     ]
+    return [*table, least] if marked and latency.threads == 1 else table
 
 
 def remarks(report: Report) -> list[str]:
@@ -70,9 +81,13 @@ def remarks(report: Report) -> list[str]:
         )
     elif report.latency_note:
         lines.append(f"Latency: {report.latency_note}.")
+    if report.latency_basis:
+        lines.append(f"Predicted latency: {report.latency_basis}.")
     lines.append(_quality_remark(report))
     if report.calibration is not None:
         lines.append(_calibration_remark(report.calibration))
+    if report.recovery is not None:
+        lines.append(_recovery_remark(report.recovery))
     lines += _prediction_remark(report)
     lines += _factor_remarks(report)
     if report.proof is not None or report.factor_proof is None:
@@ -99,6 +114,23 @@ def _calibration_remark(used: Calibration) -> str:
         return f"{what}; compensation: {used.compensation}."
     before, after = (100 * sum(getattr(layer, name) for layer in used.layers) / len(used.layers) for name in ERRORS)
     return f"{what}; {used.compensation}: mean error of {len(used.layers)} layers from {before:.1f} % to {after:.1f} %."
+
+
+def _recovery_remark(recovery: Recovery) -> str:
+    judged = "the samples it trained on" if recovery.is_shared else f"{recovery.held_out} samples held out"
+    made_up = " (made up from the model)" if recovery.is_synthetic else ""
+    changes = [f"loss from {recovery.loss_before:.4g} to {recovery.loss_after:.4g}"]
+    for name, before, after in (
+        ("agreement", recovery.agreement_before, recovery.agreement_after),
+        ("accuracy", recovery.accuracy_before, recovery.accuracy_after),
+    ):
+        if before is not None and after is not None:
+            changes.append(f"{name} from {before:.2%} to {after:.2%}")
+    shared = f" by {recovery.processes} processes" if recovery.processes > 1 else ""
+    return (
+        f"Recovery: {recovery.steps} steps in {seconds(recovery.seconds)}{shared} on {recovery.samples} samples{made_up}; "
+        f"on {judged}: {', '.join(changes)}; {recovery.stopped}."
+    )
 
 
 ERRORS = ("error_before", "error_after")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -13,10 +14,13 @@ from models.factorable_nets import encoder, recogniser
 from shrinkc.passes.lowrank.whitened_svd import WhitenedSvd
 
 import shrinkc
+from shrinkc import choosing
+from shrinkc.api import Evidence
 from shrinkc.cli import cli
 from shrinkc.errors import BudgetError, RecipeError
-from shrinkc.latency.layers import LayerTimes
+from shrinkc.latency.layer_times import LayerTimes
 from shrinkc.lowrank import Times
+from shrinkc.plan import Plan
 from shrinkc.report.model import Report
 
 QUICK = {"measure_latency": False, "round_to": 1, "compensation": "none"}
@@ -161,6 +165,8 @@ def test_a_budget_out_of_reach_names_what_stays_whole(folder: Path, tmp_path: Pa
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        (["--method", "lowrank", "--speedup", "2"], "budget of time"),
+        (["--method", "auto", "--latency", "50%"], "budget of time"),
         (["--method", "lowrank", "--criterion", "l2"], "no effect"),
         (["--factorization", "svd"], "no effect"),
         (["--method", "lowrank", "--prune-ratio", "0.5"], "no effect"),
@@ -179,3 +185,33 @@ def test_a_rank_may_be_had_from_the_same_share_or_the_same_energy_everywhere(fol
     for allocator in ("uniform", "energy", "global"):
         report = compressed(folder, tmp_path, "encoder", method="lowrank", macs="70%", allocator=allocator, verify=False)
         assert 0.4 < report.after.macs / report.before.macs <= 0.7
+
+
+def test_factors_recover_from_the_original(folder: Path, tmp_path: Path) -> None:
+    plan, training = tmp_path / "plan.json", tmp_path / "training.toml"
+    training.write_text('method = "distillation"\noptimizer = "adamw"\nlearning_rate = 3e-3\nthreads = 1\n')
+    learning = {"recover": "40steps", "recover_with": str(training), "save_plan": plan}
+    report = compressed(folder, tmp_path, "encoder", method="lowrank", macs="40%", **learning)
+    assert report.recovery is not None
+    assert report.recovery.loss_after < 0.9 * report.recovery.loss_before
+    factors = {tensor.name for tensor in onnx.load(tmp_path / "small.onnx").graph.initializer if ".factor" in tensor.name}
+    assert len(factors) >= 2 * sum(not row.reason for row in report.factors)
+    assert factors <= set(json.loads(plan.read_text())["compensated"])
+
+
+def test_groups_are_probed_again_where_ranks_are_chosen_too(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    probed: list[Plan] = []
+    known = choosing.probed_at
+
+    def noted(plan: Plan, *rest: Any) -> Evidence:
+        probed.append(plan)
+        return known(plan, *rest)
+
+    monkeypatch.setattr(choosing, "probed_at", noted)
+    compressed(folder, tmp_path, "recogniser", method="auto", macs="50%", verify=False)
+    assert len(probed) == choosing.TURNS
+    assert all(plan.ranks and plan.steps for plan in probed)
+    compressed(folder, tmp_path, "recogniser", method="lowrank", macs="70%", verify=False)
+    assert len(probed) == choosing.TURNS

@@ -175,7 +175,7 @@ def test_the_refit_of_what_the_original_gave_is_where_elimination_ends(monkeypat
     monkeypatch.setattr(regression, "ridge_of", lambda matrix, rows: ridge)
     monkeypatch.setattr(regression, "ROUNDING", 0.0)
     monkeypatch.setattr(elimination, "ROUNDING", 0.0)
-    monkeypatch.setattr(elimination, "damped", lambda matrix, rows: matrix + ridge * np.eye(len(matrix)))
+    monkeypatch.setattr(elimination, "ridge_of", lambda matrix, rows: ridge)
     moments = CrossMomentsOf()
     moments.add(x[:, :, kept], np.einsum("goc,grc->gro", weight, x) + bias[:, None])
     fit = affine_refit(Layer("y", weight[:, :, kept], bias, moments.result(), 2, True))

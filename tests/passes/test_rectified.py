@@ -6,9 +6,9 @@ from hypothesis import strategies as st
 from shrinkc.passes.compensation.rectified import rectified_refit
 
 from shrinkc.api import Layer
-from shrinkc.evidence.fitting import Rows
 from shrinkc.evidence.moments import CrossMomentsOf
 from shrinkc.evidence.regression import affine_refit
+from shrinkc.evidence.rows import Rows
 
 
 def layer_and_rows(seed: int, *, low: float | None = 0.0, high: float | None = None) -> tuple[Layer, Rows]:

@@ -12,6 +12,7 @@ import onnx
 import pytest
 from onnx import parser
 
+import shrinkc
 from shrinkc import registry
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
@@ -94,9 +95,9 @@ def _bench(accuracy, folder, asked):
         def score(self, model):
             return {"accuracy": 0.9, "macs": 100}
 
-        def row(self, cell, dense_macs):
-            asked.append(cell)
-            return imported("accuracy_rows").Row(cell, 0.7, 0.5, 1.0, 1)
+        def rows(self, cells, dense_macs):
+            asked.extend(cells)
+            yield from (imported("accuracy_rows").Row(cell, 0.7, 0.5, 1.0, 1) for cell in cells)
 
     (folder / "resnet20.onnx").write_bytes(b"a model")
     return Pretending(folder, {}, folder)
@@ -134,6 +135,58 @@ def test_an_outcome_is_the_last_line_and_a_bad_end_is_a_failure_with_its_reason(
     assert good.answer == {"a": 1}
     assert good.cpu_s > 0
     assert run(python, "-c", "raise ValueError('no such layer')").answer == {"failed": "exit 1: ValueError: no such layer"}
+
+
+def test_every_line_is_an_outcome_and_a_bad_end_is_not_passed_over():
+    announced, python = imported("processes").announced, sys.executable
+    line = 'print(\'{"macs": 3, "cpu_s": 0.5, "peak_bytes": 7}\')'
+    first, second = announced(python, "-c", f"{line}; {line}")
+    assert (first.answer, first.cpu_s, second.peak_bytes) == ({"macs": 3}, 0.5, 7)
+    with pytest.raises(SystemExit, match="exit 3"):
+        list(announced(python, "-c", "raise SystemExit(3)"))
+
+
+@pytest.mark.parametrize("method", ["random+affine+lagrangian", "obs+rectified+uniform"])
+def test_a_sweep_writes_the_file_that_compress_writes(tmp_path, method):
+    model = tmp_path / "net.onnx"
+    onnx.save(_small_net(np.random.default_rng(1)), model)
+    np.savez(tmp_path / "x.npz", image=np.random.default_rng(0).standard_normal((16, 3, 8, 8)).astype(np.float32))
+    imported("shrinkc_sweep").Sweep(model, tmp_path / "x.npz", 3).write(method, 50, tmp_path / "swept.onnx")
+    criterion, compensation, allocator = method.split("+")
+    shrinkc.compress(
+        model,
+        output=tmp_path / "alone.onnx",
+        data=tmp_path / "x.npz",
+        eval_data=tmp_path / "x.npz",
+        macs="50%",
+        criterion=criterion,
+        compensation=compensation,
+        allocator=allocator,
+        round_to=1,
+        seed=3,
+        verify=False,
+        measure_latency=False,
+    )
+    assert (tmp_path / "swept.onnx").read_bytes() == (tmp_path / "alone.onnx").read_bytes()
+
+
+def _small_net(rng: np.random.Generator) -> onnx.ModelProto:
+    model = parser.parse_model(
+        """<ir_version: 8, opset_import: ["": 17]>
+        net (float[N,3,8,8] image) => (float[N,4] y) {
+            a = Conv <pads = [1, 1, 1, 1]> (image, first, shift)
+            b = Relu (a)
+            c = Conv <pads = [1, 1, 1, 1]> (b, second, shift)
+            d = Relu (c)
+            e = GlobalAveragePool (d)
+            f = Flatten (e)
+            y = Gemm <transB = 1> (f, head, offset)
+        }"""
+    )
+    for name, shape in (("first", (8, 3, 3, 3)), ("second", (8, 8, 3, 3)), ("head", (4, 8)), ("shift", (8,)), ("offset", (4,))):
+        array = rng.standard_normal(shape).astype(np.float32)
+        model.graph.initializer.append(onnx.numpy_helper.from_array(array, name))
+    return model
 
 
 def test_the_search_returns_the_largest_model_within_the_budget():

@@ -94,5 +94,7 @@ def test_a_name_nearly_right_is_told_the_right_one() -> None:
 
 def test_the_command_lists_recipes_and_prints_one() -> None:
     listed = CliRunner().invoke(cli, ["recipes"], catch_exceptions=False).output
-    assert [line.split()[0] for line in listed.splitlines()] == recipe_files.names()
+    compressing, training = (part.splitlines() for part in listed.split("\nfor training:\n"))
+    assert [line.split()[0] for line in compressing] == recipe_files.names()
+    assert [line.split()[0] for line in training] == recipe_files.training_names()
     assert CliRunner().invoke(cli, ["recipes", "obs"]).output == recipe_files.text("obs")

@@ -1,0 +1,189 @@
+"""Latency on onnxruntime's CPU provider, one thread: what a cut gains, what a forecast is worth, what a budget of time is for.
+
+    python benchmarks/latency.py                         # writes benchmarks/results/latency.json; tens of minutes
+    python benchmarks/latency.py --only halving --models vgg11
+    python benchmarks/latency.py --quick                 # shows that it works
+
+* halving: half of the MACs removed by magnitude; time as a share of the original's;
+* prediction: forecast against measurement of random plans, the forecast scaled by the original alone;
+* driven: trained models cut with a budget of MACs and with one of time; times at equal accuracy, by interpolation.
+
+Times are CPU times of the process, the least of short blocks that take turns, which a busy machine disturbs little; the load is
+written beside them, and results taken above a load of one are marked contended.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from latency_models import MODELS
+
+import shrinkc
+from shrinkc import ir as shrinkc_ir
+from shrinkc import planning, recipe_files, registry, target, timing
+from shrinkc.allocate import Allocating, Limits
+from shrinkc.analysis.groups import BoolArray
+from shrinkc.api import RunConfig, RuntimeAdapter
+from shrinkc.latency.recording import least_seconds
+from shrinkc.log import Silent
+from shrinkc.opening import Opened, open_model
+from shrinkc.pacing import measured_share
+from shrinkc.report import facts
+from shrinkc.surgery import remove_channels
+from shrinkc.testing import Randomly
+
+TARGETS = {"halving_speedup": 1.8, "prediction_median_error": 0.10, "driven_gain": 0.10}
+ROUND_TO, PLANS, BLOCKS = 16, 30, 10
+ROOT = Path(__file__).parents[1]
+TRAINED = ("vgg16-bn-half", "resnet20", "mobilenetv2-like")
+SHARES = (0.75, 0.6, 0.5, 0.4, 0.3)
+QUIET = 1.0
+
+
+def opened(path: Path) -> Opened:
+    """A model, analysed."""
+    return open_model(path, recipe_files.resolve(target="x86-avx512"), None, shrinkc_ir.load(path), Silent())
+
+
+def runtime() -> RuntimeAdapter:
+    """The reference runtime."""
+    made: RuntimeAdapter = registry.load("runtimes", "onnxruntime-cpu")()
+    return made
+
+
+def share_of(model: Opened, is_kept: BoolArray) -> float:
+    """Measured time of a cut as a share of the original's."""
+    pruned = remove_channels(model.analysis, is_kept, model.shapes)
+    sessions = [runtime().load(shrinkc_ir.loadable(graph), RunConfig()) for graph in (model.model, pruned)]
+    return measured_share(*sessions, timing.made_up_feed(model), 1)
+
+
+def halving(models: Iterable[str], folder: Path) -> dict[str, Any]:
+    """Speed-up of half of the MACs."""
+    found = {}
+    for name in models:
+        model = opened(MODELS[name](folder / f"{name}.onnx"))
+        recipe = recipe_files.resolve(macs="50%", round_to=ROUND_TO)
+        budgets = [budget.of(model.cost.dense()) for budget in recipe.budgets()]
+        plan = planning.plan_for(model.analysis, recipe, budgets, model.cost, model.sha256, None)
+        is_kept = model.analysis.keep_mask(plan.keep())
+        found[name] = {
+            "macs": model.cost.dense().macs,
+            "macs_left": model.cost.of(is_kept).macs / model.cost.dense().macs,
+            "speedup": 1 / share_of(model, is_kept),
+        }
+        print(name, found[name], flush=True)
+    return found
+
+
+def prediction(models: Iterable[str], folder: Path, plans: int, cache: Path) -> dict[str, Any]:
+    """Relative error of the forecast over random plans."""
+    found = {}
+    for name in models:
+        model = opened(MODELS[name](folder / f"{name}.onnx"))
+        sources = timing.Sources(None, cache)
+        timed = timing.timed(model, target.load("x86-avx512"), runtime(), RunConfig(), sources, Silent())
+        pairs = [_forecast_and_measured(model, timed, seed) for seed in range(plans)]
+        errors = [abs(forecast / measured - 1) for forecast, measured in pairs]
+        found[name] = {"median_error": float(np.median(errors)), "worst_error": max(errors), "pairs_s": pairs}
+        print(name, found[name]["median_error"], found[name]["worst_error"], timed.detail, flush=True)
+    return found
+
+
+def _forecast_and_measured(model: Opened, timed: timing.Timed, seed: int) -> tuple[float, float]:
+    generator = np.random.default_rng(seed)
+    scores = {group.name: generator.random(group.width) for group in model.analysis.groups}
+    ratio = float(generator.uniform(0.1, 0.8))
+    allocating = Allocating(model.analysis, model.cost, Randomly(generator, ratio), scores, Limits(8))
+    is_kept = model.analysis.keep_mask(allocating.at(ratio).keep)
+    pruned = remove_channels(model.analysis, is_kept, model.shapes)
+    session = runtime().load(shrinkc_ir.loadable(pruned), RunConfig())
+    return timed.forecast.of(is_kept), least_seconds(session, timing.made_up_feed(model), 1, BLOCKS)
+
+
+def driven(models: Iterable[str], folder: Path, shares: Iterable[float], cache: Path, **settings: Any) -> dict[str, Any]:
+    """Accuracy and time of cuts with a budget of MACs and of time."""
+    found = {}
+    for name in models:
+        source = ROOT / "benchmarks" / "models" / f"{name}.onnx"
+        points: dict[str, list[dict[str, float]]] = {"macs": [], "latency": []}
+        for budget, own in points.items():
+            for share in shares:
+                own.append(_point(source, folder, {budget: f"{share:.0%}"}, cache if budget == "latency" else None, settings))
+                print(name, budget, share, own[-1], flush=True)
+        found[name] = {**points, "gains": gains(points["macs"], points["latency"])}
+    return found
+
+
+def _point(
+    source: Path, folder: Path, budget: dict[str, str], cache: Path | None, settings: dict[str, Any]
+) -> dict[str, float]:
+    output = folder / "cut.onnx"
+    report = shrinkc.compress(
+        source,
+        output=output,
+        data=ROOT / "examples" / "fashion_calibration.npz",
+        eval_data=ROOT / "examples" / "fashion_eval.npz",
+        target="x86-avx512",
+        latency_cache=cache,
+        measure_latency=False,
+        verify=False,
+        **budget,
+        **settings,
+    )
+    sessions = [runtime().load(path, RunConfig()) for path in (source, output)]
+    share = measured_share(*sessions, timing.made_up_feed(opened(source)), 1)
+    macs = report.after.macs / report.before.macs
+    return {"accuracy": float(report.quality.accuracy_after or 0.0), "time_share": share, "macs_share": macs}
+
+
+def gains(by_macs: list[dict[str, float]], by_time: list[dict[str, float]]) -> list[float]:
+    """Time saved by every time-driven cut against the MAC-driven one of the same accuracy, where there is one."""
+    curve = sorted((point["accuracy"], point["time_share"]) for point in by_macs)
+    accuracies, times = zip(*curve, strict=True)
+    return [
+        1 - point["time_share"] / float(np.interp(point["accuracy"], accuracies, times))
+        for point in by_time
+        if accuracies[0] <= point["accuracy"] <= accuracies[-1]
+    ]
+
+
+def main() -> None:
+    """Run what was asked for and write it beside what is there."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--only", choices=["halving", "prediction", "driven"], action="append")
+    parser.add_argument("--models", nargs="+", choices=list(MODELS), default=list(MODELS))
+    parser.add_argument("--trained", nargs="+", choices=TRAINED, default=list(TRAINED))
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results" / "latency.json")
+    given = parser.parse_args()
+    results = json.loads(given.out.read_text())["results"] if given.out.is_file() else {}
+    with tempfile.TemporaryDirectory() as work:
+        folder, cache = Path(work), Path(work) / "cache"
+        quick = {"compensation": "refit"} if given.quick else {}
+        jobs = {
+            "halving": lambda: halving(given.models, folder),
+            "prediction": lambda: prediction(given.models, folder, 6 if given.quick else PLANS, cache),
+            "driven": lambda: driven(given.trained, folder, SHARES[1::2] if given.quick else SHARES, cache, **quick),
+        }
+        for name in given.only or jobs:
+            load = os.getloadavg()[0]
+            results.setdefault(name, {}).update(
+                {
+                    model: {**row, "load_average": load, "is_contended": max(load, os.getloadavg()[0]) > QUIET}
+                    for model, row in jobs[name]().items()
+                }
+            )
+            made = {"results": results, "targets": TARGETS, "machine": facts.machine(), "versions": facts.versions()}
+            given.out.write_text(json.dumps(made, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

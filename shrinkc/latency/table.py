@@ -1,0 +1,196 @@
+"""A latency table: seconds of layers at a grid of widths, measured on one machine with one runtime."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from shrinkc.errors import RecipeError
+from shrinkc.files import write_text
+from shrinkc.latency.layers import CONVOLUTIONS, LayerSpec
+
+SCHEMA = "shrinkc.latency-table/1"
+
+SHARES = (0.25, 0.5, 0.75, 1.0)
+"""Widths of the grid, as shares of the original's."""
+
+Widths = tuple[int, ...]
+Points = dict[Widths, float]
+
+
+@dataclass(frozen=True)
+class Rates:
+    """What work costs that no layer of the table stands for, in seconds."""
+
+    per_mac: float
+    per_byte: float
+
+
+@dataclass
+class Table:
+    """Seconds of layers.
+
+    Attributes
+    ----------
+    runtime, version, precision : str
+    threads : int
+    machine : mapping
+        Facts of where it was measured; see :func:`shrinkc.report.facts.machine`.
+    block : int
+        Channels that cost as much as one: a width is rounded up to a multiple of it.
+    rates : Rates
+    layers : dict of LayerSpec to dict of widths to seconds
+        Every layer's widths form a grid.
+    load_average : float
+        Largest seen while measuring.
+    """
+
+    runtime: str
+    version: str
+    precision: str
+    threads: int
+    machine: Mapping[str, Any]
+    block: int
+    rates: Rates
+    layers: dict[LayerSpec, Points] = field(default_factory=dict)
+    load_average: float = 0.0
+
+    def missing(self, spec: LayerSpec, widths: Widths) -> list[Widths]:
+        """Grid points that are needed for widths up to ``widths`` and not there yet."""
+        known = self.layers.get(spec, {})
+        return [point for point in grid(spec, widths, self.block) if point not in known]
+
+    def seconds(self, spec: LayerSpec, widths: Widths) -> float:
+        """Time of a layer at any widths up to those of its grid, by interpolation along every width.
+
+        Raises
+        ------
+        KeyError
+            The layer is not in the table.
+        """
+        if not all(widths):
+            return 0.0
+        points, block = self.layers[spec], block_of(spec, self.block)
+        if spec.is_depthwise and widths[0] % block and any(point[0] % block for point in points):
+            points = {point: seconds for point, seconds in points.items() if point[0] % block}
+        else:
+            points = {point: seconds for point, seconds in points.items() if not (spec.is_depthwise and point[0] % block)}
+            widths = tuple(rounded_up(width, block) for width in widths)
+        axes = [sorted({point[axis] for point in points}) for axis in range(spec.n_widths)]
+        return _interpolated(points, axes, widths)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data, schema first."""
+        return {
+            "schema": SCHEMA,
+            "runtime": self.runtime,
+            "version": self.version,
+            "precision": self.precision,
+            "threads": self.threads,
+            "machine": dict(self.machine),
+            "block": self.block,
+            "seconds_per_mac": self.rates.per_mac,
+            "seconds_per_byte": self.rates.per_byte,
+            "load_average": self.load_average,
+            "layers": [
+                {**spec.to_json(), "points": [[list(widths), seconds] for widths, seconds in sorted(points.items())]}
+                for spec, points in self.layers.items()
+            ],
+        }
+
+
+def rounded_up(width: int, block: int) -> int:
+    """The next multiple of a block; widths below half a block are left alone, as inputs of three channels are."""
+    return width if width < block // 2 else -(-width // block) * block
+
+
+def grid(spec: LayerSpec, widths: Widths, block: int) -> list[Widths]:
+    """Widths at which a layer is measured: shares of the original's, in whole blocks, and one block.
+
+    A depthwise convolution is measured between blocks as well: where widths do not fit, runtimes take another kernel, and a
+    channel more can be faster.
+    """
+    step = math.lcm(block_of(spec, block), max(1, spec.groups))
+    axes = [_axis(width, step if 2 * step <= width else max(spec.groups, block_of(spec, block))) for width in widths]
+    if spec.is_depthwise and step > 1:
+        axes = [sorted({*axes[0], *(width - step // 2 for width in axes[0] if width > step // 2)})]
+    return list(itertools.product(*axes))
+
+
+def block_of(spec: LayerSpec, block: int) -> int:
+    """Channels that a layer computes together: a block for convolutions of one group or of all, else one."""
+    return block if spec.op_type in CONVOLUTIONS and spec.groups <= 1 else 1
+
+
+def _axis(width: int, step: int) -> list[int]:
+    if width <= step:
+        return [rounded_up(width, step)]
+    return sorted({step, *(rounded_up(int(np.ceil(share * width)), step) for share in SHARES)})
+
+
+def _interpolated(points: Points, axes: Sequence[Sequence[int]], widths: Sequence[int]) -> float:
+    """Multilinear between grid points; below the first and above the last the nearest edge goes on straight."""
+    total = 0.0
+    corners = [_neighbours(axis, width) for axis, width in zip(axes, widths, strict=True)]
+    for chosen in itertools.product(*corners):
+        weight = float(np.prod([share for _, share in chosen]))
+        total += weight * points[tuple(width for width, _ in chosen)]
+    return max(total, 0.0)
+
+
+def _neighbours(axis: Sequence[int], width: int) -> list[tuple[int, float]]:
+    """The two grid widths about a width, each with its share."""
+    if len(axis) == 1 or width <= axis[0]:
+        return [(axis[0], 1.0)]
+    right = min(int(np.searchsorted(axis, width)), len(axis) - 1)
+    low, high = axis[right - 1], axis[right]
+    share = (width - low) / (high - low)
+    return [(low, 1 - share), (high, share)]
+
+
+def save(table: Table, path: Path) -> None:
+    """Write a table as JSON."""
+    write_text(path, json.dumps(table.to_json(), indent=1) + "\n")
+
+
+def read(path: Path) -> Table:
+    """Read a table.
+
+    Raises
+    ------
+    RecipeError
+        The file cannot be read, or is no latency table.
+    """
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+        return _from_json(data)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise RecipeError("a latency table cannot be read", where=str(path), because=str(error)) from error
+
+
+def _from_json(data: dict[str, Any]) -> Table:
+    if data["schema"] != SCHEMA:
+        raise ValueError(f"its schema is {data['schema']}, not {SCHEMA}")
+    layers = {LayerSpec.from_json(entry): _points(entry["points"]) for entry in data["layers"]}
+    return Table(
+        data["runtime"],
+        data["version"],
+        data["precision"],
+        data["threads"],
+        data["machine"],
+        data["block"],
+        Rates(data["seconds_per_mac"], data["seconds_per_byte"]),
+        layers,
+        data["load_average"],
+    )
+
+
+def _points(rows: Iterable[tuple[list[int], float]]) -> Points:
+    return {tuple(widths): float(seconds) for widths, seconds in rows}

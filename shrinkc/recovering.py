@@ -1,0 +1,163 @@
+"""Recovery as a stage: the cut and compensated model learns from the original, on the samples that repaired it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import onnx_ir as ir
+
+from shrinkc.analysis.groups import BoolArray
+from shrinkc.api import FloatArray, RuntimeAdapter
+from shrinkc.errors import RecipeError, TrainingError
+from shrinkc.evidence.data import Data
+from shrinkc.log import Progress
+from shrinkc.opening import Opened
+from shrinkc.recipe import Recipe
+from shrinkc.report.model import Recovery
+
+if TYPE_CHECKING:
+    from shrinkc.training.running import Trained
+    from shrinkc.training.settings import Settings
+
+DEFAULT_RECIPE = "recovery"
+
+
+@dataclass(frozen=True, eq=False)
+class Recovered:
+    """What recovery did to a model.
+
+    Attributes
+    ----------
+    recovery : Recovery or None
+        None where none was asked for.
+    tensors : tuple of str
+        That changed.
+    error : TrainingError or None
+        Why it ended before its time; the model then holds the best weights there were.
+    """
+
+    recovery: Recovery | None = None
+    tensors: tuple[str, ...] = ()
+    error: TrainingError | None = None
+
+
+def settings_for(recipe: Recipe) -> Settings | None:
+    """Training settings of the recovery that a recipe asks for, None if it does not.
+
+    Raises
+    ------
+    RecipeError
+        The budget or the training recipe is wrong.
+    """
+    if recipe.recover is None:
+        return None
+    from shrinkc.training import recipe_files
+
+    found = recipe_files.resolve(recipe.recover_with or DEFAULT_RECIPE, budget=recipe.recover, seed=recipe.seed)
+    if found.teacher == "none":
+        raise RecipeError(
+            "recovery learns from the original", where=f"--recover-with {recipe.recover_with}", hint='teacher = "original"'
+        )
+    return found
+
+
+def check(recipe: Recipe, model: ir.Model, data: Data | None, *, makes_up_data: bool) -> None:
+    """Refuse, before anything costs time, what recovery could not do in the end.
+
+    Raises
+    ------
+    RecipeError
+        There is no data and the recipe makes none up, or a setting is wrong.
+    UnsupportedGraphError
+        There are operators that cannot be trained through.
+    """
+    if settings_for(recipe) is None:
+        return
+    if data is None and not makes_up_data:
+        raise RecipeError(
+            "recovery needs inputs of the model",
+            where="--recover",
+            hint="--data SOURCE (labels are not needed), or --recipe synthetic",
+        )
+    from shrinkc.training.executor import check_operators
+
+    check_operators(model)
+
+
+def recovered(
+    opened: Opened,
+    recipe: Recipe,
+    pruned: ir.Model,
+    is_kept: BoolArray,
+    calibration: Data | None,
+    runtime: RuntimeAdapter,
+    progress: Progress,
+    checkpoint: Path | None = None,
+) -> Recovered:
+    """Recover ``pruned`` in place, as the recipe asks.
+
+    Raises
+    ------
+    RecipeError
+        Settings do not fit the data, or the checkpoint is another run's.
+    """
+    settings = settings_for(recipe)
+    if settings is None or calibration is None:
+        return Recovered()
+    from shrinkc.training.preparing import Lesson
+    from shrinkc.training.running import trained
+    from shrinkc.training.waypoints import features_for
+
+    settings = fitting(settings, calibration)
+    features = features_for(opened.analysis, is_kept, pruned, settings.features) if settings.feature_weight else []
+    before = {name: value.const_value for name, value in pruned.graph.initializers.items()}
+    result = trained(Lesson(pruned, opened.model, calibration, features, runtime), settings, progress, checkpoint)
+    changed = tuple(name for name, value in pruned.graph.initializers.items() if value.const_value is not before.get(name))
+    return Recovered(_outcome(result, calibration, settings.to_json()), changed, result.error)
+
+
+def gradients_from(opened: Opened, data: Data, progress: Progress) -> dict[str, FloatArray]:
+    """Gradients of the loss by stored tensor; of the model's own answers where there are no labels.
+
+    Raises
+    ------
+    UnsupportedGraphError
+        There are operators that cannot be differentiated through.
+    """
+    from shrinkc.training.gradients import gradients
+
+    with progress.stage("gathering gradients"):
+        return gradients(opened.model, data)
+
+
+def fitting(settings: Settings, data: Data) -> Settings:
+    """Settings without augmentation where no input is an image."""
+    from dataclasses import replace
+
+    from shrinkc.training.preparing import has_images
+
+    return settings if has_images(data) else replace(settings, augment=(), pool=0)
+
+
+def _outcome(result: Trained, data: Data, settings: dict[str, Any]) -> Recovery:
+    context, before, after = result.context, result.before, result.after
+    return Recovery(
+        budget=str(settings["budget"]),
+        steps=context.steps_done,
+        seconds=result.seconds,
+        samples=result.n_trained,
+        held_out=data.n_samples - result.n_trained,
+        is_shared=result.n_trained == data.n_samples,
+        is_synthetic=data.is_synthetic,
+        loss_before=before.loss,
+        loss_after=after.loss,
+        agreement_before=before.agreement,
+        agreement_after=after.agreement,
+        accuracy_before=before.accuracy,
+        accuracy_after=after.accuracy,
+        stopped=result.stopped,
+        processes=context.world.size,
+        settings=settings,
+    )

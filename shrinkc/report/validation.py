@@ -1,0 +1,97 @@
+"""What a validation found: the schema behind its JSON and its table."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from shrinkc.api import SupportReport
+from shrinkc.comparing import Difference
+from shrinkc.diverging import Divergence
+
+OK, FAILED, NOT_RUN = "ok", "failed", "not run"
+
+
+@dataclass(frozen=True)
+class EngineResult:
+    """What one engine made of the compressed model.
+
+    Attributes
+    ----------
+    runtime, version : str
+    status : str
+        ``ok``, ``failed``, or ``not run`` where the engine, or a device it needs, is missing.
+    level : str
+        How far it came: ``not run``, ``converted``, ``loaded``, ``validated`` (its numbers are right).
+    reason : str
+        Why it came no further.
+    place, provider, precision : str
+        What it really ran on and in.
+    size_bytes : int
+        Of what it loads.
+    tolerance : float or None
+        Largest relative error of its own that passes; None for quantised models, which are for a metric of the task to judge.
+    own : tuple of Difference
+        Against onnxruntime on the same model: the engine's error.
+    total : tuple of Difference
+        Against onnxruntime on the original: the compression's error on top.
+    divergence : Divergence or None
+        Where the engine leaves onnxruntime, if it does.
+    support : SupportReport or None
+        What its checker says of the nodes.
+    original : str
+        Whether the original fares better, where the compressed model failed.
+    warnings : tuple of str
+        Of its converter.
+    """
+
+    runtime: str
+    version: str = ""
+    status: str = NOT_RUN
+    level: str = "not run"
+    reason: str = ""
+    place: str = ""
+    provider: str = ""
+    precision: str = ""
+    size_bytes: int = 0
+    tolerance: float | None = None
+    own: tuple[Difference, ...] = ()
+    total: tuple[Difference, ...] = ()
+    divergence: Divergence | None = None
+    support: SupportReport | None = None
+    original: str = ""
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Validation:
+    """Results of all engines.
+
+    Attributes
+    ----------
+    original, compressed : str
+    original_sha256, compressed_sha256 : str
+    inputs : str
+        Where they came from, and how many.
+    is_synthetic : bool
+    compression : tuple of Difference
+        Of the compressed model against the original, both on onnxruntime.
+    results : tuple of EngineResult
+    machine, versions : mapping
+    """
+
+    original: str
+    compressed: str
+    original_sha256: str
+    compressed_sha256: str
+    inputs: str
+    is_synthetic: bool
+    compression: tuple[Difference, ...]
+    results: tuple[EngineResult, ...]
+    machine: Mapping[str, Any]
+    versions: Mapping[str, str]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data, schema first."""
+        return {"schema": "shrinkc.validation/1", **asdict(self)}

@@ -1,0 +1,158 @@
+"""Seconds of the layers of an opened model: measured here, recorded on a device, or estimated from its profile."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from shrinkc import ir as shrinkc_ir
+from shrinkc import shapes
+from shrinkc.api import RunConfig, RuntimeAdapter
+from shrinkc.errors import RecipeError
+from shrinkc.feeding import random_input
+from shrinkc.latency import recording, roofline
+from shrinkc.latency import table as tables
+from shrinkc.latency.layers import Layer
+from shrinkc.latency.model import Forecast, forecast, layers_of
+from shrinkc.latency.table import Table
+from shrinkc.log import Progress
+from shrinkc.opening import Opened
+from shrinkc.report import facts
+from shrinkc.target import Target
+
+MEASURED, RECORDED, ESTIMATED = "measured", "recorded", "estimated"
+
+DENSE_BLOCKS = 50
+
+
+@dataclass(frozen=True)
+class Timed:
+    """A forecast of latency, and what it rests on.
+
+    Attributes
+    ----------
+    forecast : Forecast
+    basis : str
+        ``measured``, ``recorded`` or ``estimated``.
+    detail : str
+        For the report.
+    """
+
+    forecast: Forecast
+    basis: str
+    detail: str
+
+
+@dataclass(frozen=True)
+class Sources:
+    """Where tables come from.
+
+    Attributes
+    ----------
+    table : Path or None
+        A table recorded on a device.
+    cache : Path
+        Folder of tables measured here.
+    """
+
+    table: Path | None
+    cache: Path
+
+
+def cache_folder() -> Path:
+    """Folder of measured tables, where the system keeps what can be made again."""
+    if sys.platform == "win32":
+        base = Path(os.environ.get("LOCALAPPDATA", Path.home() / "AppData" / "Local"))
+    else:
+        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return base / "shrinkc" / "latency"
+
+
+def timed(
+    opened: Opened, target: Target, runtime: RuntimeAdapter, config: RunConfig, sources: Sources, progress: Progress
+) -> Timed:
+    """Forecast for a model on a target.
+
+    Raises
+    ------
+    RecipeError
+        The table lacks a layer, or nothing is known of the target.
+    """
+    if sources.table is not None:
+        return _recorded(opened, sources.table)
+    if target.is_here and target.runtime == runtime.name:
+        return _measured(opened, runtime, config, sources.cache, progress)
+    estimate = roofline.of_target(target)
+    detail = f"roofline of {target.name}: {estimate.basis}"
+    return Timed(forecast(opened.analysis, estimate), ESTIMATED, detail)
+
+
+def _recorded(opened: Opened, path: Path) -> Timed:
+    table = tables.read(path)
+    lacking = [layer.node.name or layer.node.op_type for layer in layers_of(opened.analysis) if _lacks(table, layer)]
+    if lacking:
+        raise RecipeError(
+            "the latency table lacks layers of this model",
+            where=str(path),
+            because=f"{len(lacking)} of them, {lacking[0]} for one",
+            hint="record it anew with this model: `shrinkc targets calibrate`",
+        )
+    where = f"{table.runtime} {table.version}, {table.machine.get('processor', 'unknown processor')}, {table.threads} thread(s)"
+    return Timed(forecast(opened.analysis, table), RECORDED, where)
+
+
+def _lacks(table: Table, layer: Layer) -> bool:
+    """Whether the table was not measured up to the widths of a layer."""
+    points = table.layers.get(layer.spec, {})
+    return not any(all(a >= b for a, b in zip(point, layer.widths, strict=True)) for point in points)
+
+
+def _measured(opened: Opened, runtime: RuntimeAdapter, config: RunConfig, cache: Path, progress: Progress) -> Timed:
+    table = cached_table(opened, runtime, config, cache, progress)
+    found = forecast(opened.analysis, table)
+    whole = opened.analysis.keep_mask({})
+    with progress.stage("timing the original"):
+        session = runtime.load(shrinkc_ir.loadable(opened.model), config)
+        seconds = recording.least_seconds(session, made_up_feed(opened), config.threads, DENSE_BLOCKS)
+    factor = seconds / found.of(whole)
+    detail = (
+        f"layers timed one by one on {runtime.name} {table.version}, {config.threads} thread(s); their sum times {factor:.2f}"
+    )
+    return Timed(found.scaled(factor), MEASURED, detail)
+
+
+def cached_table(opened: Opened, runtime: RuntimeAdapter, config: RunConfig, cache: Path, progress: Progress) -> Table:
+    """Table with all layers of a model, from a folder as far as it is there, and stored again if it grew."""
+    version = runtime.probe().version
+    path = cache / f"{runtime.name}-{_key(runtime.name, version, config)}.json"
+    timer = recording.timer_of(runtime, config)
+    with progress.stage("timing layers"):
+        table = tables.read(path) if path.is_file() else recording.new_table(runtime.name, version, config, timer)
+        if recording.record(table, layers_of(opened.analysis), timer):
+            tables.save(table, path)
+    return table
+
+
+def _key(runtime: str, version: str, config: RunConfig) -> str:
+    """Of everything that makes times differ."""
+    about = (runtime, version, config.precision, config.threads, config.is_spinning, sorted(facts.machine().items()))
+    return hashlib.sha256(repr(about).encode()).hexdigest()[:16]
+
+
+def made_up_feed(opened: Opened) -> dict[str, np.ndarray]:
+    """Random inputs at the sizes the model was analysed at."""
+    generator = np.random.default_rng(0)
+    return {
+        value.name or "": random_input(value, opened.shapes[value.name or ""], generator)
+        for value in shapes.real_inputs(opened.model)
+    }
+
+
+def with_forecast(opened: Opened, found: Timed) -> Opened:
+    """The same model, whose cost knows seconds."""
+    return replace(opened, cost=opened.cost.with_latency(found.forecast.parts))

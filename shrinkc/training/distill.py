@@ -1,0 +1,158 @@
+"""Distillation losses: what keeps a student close to its teacher.
+
+Hinton, Vinyals, Dean. Distilling the Knowledge in a Neural Network. 2015 (arXiv 1503.02531), section 2.  Differs: outputs that
+are no logits are compared by their distance in units of their own spread, and so may be values inside the network.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch.nn import functional as F
+
+SMALLEST = 1e-12
+
+
+class Distance(Protocol):
+    """How far an output of the student is from the teacher's; a mean over the samples."""
+
+    def __call__(self, student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
+        """Scalar tensor."""
+
+
+@dataclass(frozen=True)
+class KL:
+    """Divergence of softened classes times the square of the temperature, whose gradient is T (softmax(s/T) - softmax(t/T)).
+
+    Attributes
+    ----------
+    temperature : float
+    has_probabilities : bool
+        The outputs are probabilities already; their logarithms serve as logits.
+    """
+
+    temperature: float
+    has_probabilities: bool = False
+
+    def __call__(self, student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
+        """See :class:`Distance`."""
+        softened = [F.log_softmax(self._logits(value) / self.temperature, 1) for value in (student, teacher)]
+        return self.temperature**2 * F.kl_div(softened[0], softened[1], reduction="batchmean", log_target=True)
+
+    def _logits(self, value: torch.Tensor) -> torch.Tensor:
+        value = value.float()  # half precision underflows
+        return value.clamp_min(SMALLEST).log() if self.has_probabilities else value
+
+
+@dataclass(frozen=True)
+class ScaledSquares:
+    """Mean of squared differences over ``scale``, the teacher's variance."""
+
+    scale: float
+
+    def __call__(self, student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
+        """See :class:`Distance`."""
+        return F.mse_loss(student.float(), teacher.float()) / self.scale
+
+
+@dataclass(frozen=True)
+class ScaledAbsolutes:
+    """Mean of absolute differences over ``scale``, the teacher's mean absolute deviation."""
+
+    scale: float
+
+    def __call__(self, student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
+        """See :class:`Distance`."""
+        return F.l1_loss(student.float(), teacher.float()) / self.scale
+
+
+def variance(value: torch.Tensor) -> float:
+    """Of everything in it, over the elements of a sample: each has a mean of its own."""
+    centred = value.float() - value.float().mean(0, keepdim=True)
+    return max(float(centred.square().mean()), SMALLEST)
+
+
+def mean_deviation(value: torch.Tensor) -> float:
+    """Mean absolute deviation, each element of a sample from its own mean."""
+    return max(float((value.float() - value.float().mean(0, keepdim=True)).abs().mean()), SMALLEST)
+
+
+def is_logits(value: torch.Tensor) -> bool:
+    """Whether an output looks like scores of classes: (samples, classes), floating."""
+    return value.ndim == 2 and value.shape[1] > 1 and value.is_floating_point()
+
+
+@dataclass(frozen=True)
+class Feature:
+    """A value inside that teacher and student both have, and which of the teacher's channels the student kept.
+
+    Attributes
+    ----------
+    name : str
+    axis : int
+    kept : tuple of int or None
+        None where all are.
+    """
+
+    name: str
+    axis: int = 1
+    kept: tuple[int, ...] | None = None
+
+    def of_teacher(self, value: torch.Tensor) -> torch.Tensor:
+        """The channels the student still has."""
+        return value if self.kept is None else value.index_select(self.axis, torch.tensor(self.kept, device=value.device))
+
+
+@dataclass(frozen=True, eq=False)
+class Distillation:
+    """Sum of the distances of all outputs, and of the values inside times their weight.
+
+    Attributes
+    ----------
+    outputs : mapping of output name to Distance
+    features : mapping of value name to Distance
+        Over the channels that are left.
+    feature_weight : float
+        Of the mean over the features.
+    """
+
+    outputs: Mapping[str, Distance]
+    features: Mapping[str, Distance]
+    feature_weight: float = 0.0
+
+    def __call__(self, student: Mapping[str, torch.Tensor], teacher: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """Scalar tensor."""
+        total = torch.stack([distance(student[name], teacher[name]) for name, distance in self.outputs.items()]).sum()
+        if not self.features or not self.feature_weight:
+            return total
+        inside = [distance(student[name], teacher[name]) for name, distance in self.features.items()]
+        return total + self.feature_weight * torch.stack(inside).mean()
+
+
+def label_loss(outputs: Mapping[str, torch.Tensor], labels: torch.Tensor, smoothing: float = 0.0) -> torch.Tensor:
+    """Cross-entropy of the first output the labels fit; ``smoothing`` is the mass spread over the other classes."""
+    for value in outputs.values():
+        if is_logits(value) and value.shape[1] > int(labels.max()):
+            classes = value.shape[1]
+            return F.cross_entropy(value.float(), labels, label_smoothing=smoothing * classes / max(1, classes - 1))
+    raise ValueError("the labels fit no output")
+
+
+def distances_for(
+    outputs: Mapping[str, torch.Tensor], probabilities: Sequence[str], logit_loss: str, other_loss: str, temperature: float
+) -> dict[str, Distance]:
+    """A distance for every floating output, given what the teacher makes of a few samples."""
+    found: dict[str, Distance] = {}
+    for name, value in outputs.items():
+        if not value.is_floating_point():
+            continue
+        if is_logits(value) and logit_loss == "kl":
+            found[name] = KL(temperature, name in probabilities)
+        elif other_loss == "l1" and not is_logits(value):
+            found[name] = ScaledAbsolutes(mean_deviation(value))
+        else:
+            found[name] = ScaledSquares(variance(value))
+    return found

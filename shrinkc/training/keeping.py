@@ -1,0 +1,86 @@
+"""Keeps the best weights so far, by held-out samples, and stops when nothing better comes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+from shrinkc.training import state
+from shrinkc.training.averaging import Average
+from shrinkc.training.context import BEST, Context
+from shrinkc.training.evaluation import Metrics
+from shrinkc.training.interfaces import Plugin, Signal, Values
+
+
+class Keeper(Plugin):
+    """Looks at the held-out samples now and then.
+
+    Parameters
+    ----------
+    evaluations : int
+        How often, evenly over a phase.
+    patience : int
+        Evaluations without a better one before it wants to stop, 0 for never.
+    average : Average or None
+        What is looked at, in place of the weights themselves.
+    """
+
+    def __init__(self, evaluations: int, patience: int, average: Average | None = None) -> None:
+        self._evaluations, self._patience, self._average = evaluations, patience, average
+        self.start: Metrics | None = None
+        self.best: Metrics | None = None
+        self._waited = 0
+        self._looked = 0.0
+
+    def on_cycle_start(self, context: Context) -> None:
+        """See :class:`Plugin`."""
+        self.start = self.best = context.evaluate()
+        context.snapshot(BEST)
+
+    def look(self, context: Context, share: float) -> Signal:
+        """Evaluate if it is time: so many times a phase, evenly, of which ``share`` is done."""
+        if math.floor(share * self._evaluations) <= math.floor(self._looked * self._evaluations):
+            return Signal.GO_ON
+        self._looked = share
+        self._judge(context)
+        return Signal.STOP if self._patience and self._waited >= self._patience else Signal.GO_ON
+
+    def after_step(self, context: Context) -> Signal:
+        """See :class:`Plugin`."""
+        return self.look(context, context.done)
+
+    def on_cycle_end(self, context: Context) -> None:
+        """Judge what came out, and leave the best there is in the model."""
+        if self._looked < 1:
+            self._judge(context)
+        context.put(context.snapshots[BEST])
+
+    def _judge(self, context: Context) -> None:
+        candidate = None if self._average is None else self._average.values()
+        with context.with_weights(candidate):
+            found = context.evaluate()
+            self._waited += 1
+            if self.best is not None and self.start is not None and found.is_better_than(self.best, self.start):
+                self.best, self._waited = found, 0
+                context.snapshots[BEST] = state.copied(context.tensors)
+
+    def facts(self) -> dict[str, object]:
+        """See :class:`Plugin`."""
+        held = {name: None if value is None else asdict(value) for name, value in (("start", self.start), ("best", self.best))}
+        return {**held, "waited": self._waited, "looked": self._looked, "said": self._said()}
+
+    def _said(self) -> str:
+        if self.best is None:
+            return ""
+        if self.best.accuracy is not None:
+            return f"accuracy {self.best.accuracy:.2%}"
+        return f"held-out loss {self.best.loss:.4g}" + (
+            "" if self.best.agreement is None else f", agreement {self.best.agreement:.2%}"
+        )
+
+    def restore(self, tensors: Values, facts: Mapping[str, Any]) -> None:
+        """See :class:`Plugin`."""
+        self.start, self.best = (None if facts[name] is None else Metrics(**facts[name]) for name in ("start", "best"))
+        self._waited, self._looked = int(facts["waited"]), float(facts["looked"])

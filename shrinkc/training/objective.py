@@ -1,0 +1,58 @@
+"""What is minimised: the distance to the teacher, the labels' cross-entropy, or both."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+
+from shrinkc.training.distill import Distillation, label_loss
+from shrinkc.training.samples import Batch
+
+
+@dataclass(frozen=True, eq=False)
+class Objective:
+    """Loss of a batch.
+
+    Attributes
+    ----------
+    distillation : Distillation or None
+    label_weight : float
+        Share of the labels' loss where there are both.
+    label_smoothing : float
+    outputs : tuple of str
+        Of the model, in its order.
+    """
+
+    distillation: Distillation | None
+    label_weight: float = 0.0
+    label_smoothing: float = 0.0
+    outputs: tuple[str, ...] = ()
+
+    @property
+    def inside(self) -> tuple[str, ...]:
+        """Values inside the model that are compared."""
+        return () if self.distillation is None else tuple(self.distillation.features)
+
+    def __call__(self, values: Mapping[str, torch.Tensor], batch: Batch) -> torch.Tensor:
+        """Scalar tensor, a mean over the samples of the batch."""
+        return self._loss(values, batch, self.label_smoothing)
+
+    def on_held_out(self, values: Mapping[str, torch.Tensor], batch: Batch) -> torch.Tensor:
+        """The same without smoothing."""
+        return self._loss(values, batch, 0.0)
+
+    def _loss(self, values: Mapping[str, torch.Tensor], batch: Batch, smoothing: float) -> torch.Tensor:
+        outputs = {name: values[name] for name in self.outputs}
+        if self.distillation is None:
+            return self._of_labels(outputs, batch, smoothing)
+        distance = self.distillation(values, batch.targets)
+        if batch.labels is None or not self.label_weight:
+            return distance
+        return torch.lerp(distance, self._of_labels(outputs, batch, smoothing), self.label_weight)
+
+    def _of_labels(self, outputs: Mapping[str, torch.Tensor], batch: Batch, smoothing: float) -> torch.Tensor:
+        if batch.labels is None:
+            raise ValueError("neither a teacher nor labels")
+        return label_loss(outputs, batch.labels, smoothing)

@@ -1,0 +1,107 @@
+"""Convolutions, and their transposes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from shrinkc.training.ops.call import Call, Function, Table
+from shrinkc.training.ops.windows import Windows, for_torch, is_symmetric
+
+op = Table()
+OPS = op.ops
+
+FORWARD: dict[int, Any] = {3: F.conv1d, 4: F.conv2d, 5: F.conv3d}
+TRANSPOSED: dict[int, Any] = {3: F.conv_transpose1d, 4: F.conv_transpose2d, 5: F.conv_transpose3d}
+
+
+@op("Conv")
+def conv(call: Call) -> Function:
+    """Convolution of one to three spatial axes, grouped, dilated, padded on each side by its own amount."""
+    group = call.integer("group", 1)
+    if call.has("kernel_shape") and call.text("auto_pad", "NOTSET") == "NOTSET":
+        windows = Windows.of(call)
+        assert windows.pads is not None
+        return _fixed(windows, windows.pads, group)
+
+    def run(x: Tensor, w: Tensor, b: Tensor | None = None) -> Tensor:
+        windows = Windows.of(call, w.shape[2:])
+        return convolved(x, w, b, windows, windows.paddings(x.shape[2:]), group)
+
+    return run
+
+
+def _fixed(windows: Windows, pads: Sequence[int], group: int) -> Function:
+    stride, dilation, before = windows.strides, windows.dilations, tuple(pads[: len(windows.kernel)])
+    function = FORWARD.get(len(windows.kernel) + 2)
+    if function is None or not is_symmetric(pads):
+        return lambda x, w, b=None: convolved(x, w, b, windows, pads, group)
+    return lambda x, w, b=None: function(x, w, b, stride, before, dilation, group)
+
+
+def convolved(x: Tensor, w: Tensor, b: Tensor | None, windows: Windows, pads: Sequence[int], group: int) -> Tensor:
+    """Convolution with any paddings; negative ones cut."""
+    if is_symmetric(pads) and min(pads, default=0) >= 0:
+        before = tuple(pads[: len(pads) // 2])
+    else:
+        x, before = F.pad(x, for_torch(pads)), (0,) * (len(pads) // 2)
+    if w.dim() not in FORWARD:
+        raise NotImplementedError(f"a convolution over {w.dim() - 2} axes")
+    result: Tensor = FORWARD[w.dim()](x, w, b, windows.strides, before, windows.dilations, group)
+    return result
+
+
+@op("ConvTranspose")
+def conv_transpose(call: Call) -> Function:
+    """Transposed convolution: made without paddings, then cut or extended to the size that is asked for."""
+    group = call.integer("group", 1)
+
+    def run(x: Tensor, w: Tensor, b: Tensor | None = None) -> Tensor:
+        windows = Windows.of(call, w.shape[2:])
+        pads, extra = _of_transpose(call, windows, x.shape[2:])
+        n = len(windows.kernel)
+        if is_symmetric(pads) and all(e < max(s, d) for e, s, d in zip(extra, windows.strides, windows.dilations, strict=True)):
+            made: Tensor = TRANSPOSED[w.dim()](x, w, b, windows.strides, pads[:n], extra, group, windows.dilations)
+            return made
+        full = TRANSPOSED[w.dim()](x, w, None, windows.strides, 0, 0, group, windows.dilations)
+        cut = [-p for p in pads[:n]] + [e - p for e, p in zip(extra, pads[n:], strict=True)]
+        result = F.pad(full, for_torch(cut))
+        return result if b is None else result + b.reshape(-1, *(1,) * n)
+
+    return run
+
+
+def _of_transpose(call: Call, windows: Windows, sizes: Sequence[int]) -> tuple[list[int], list[int]]:
+    """Paddings to cut off (befores, afters) and sizes to add at the end."""
+    n = len(windows.kernel)
+    extra, wanted = call.integers("output_padding") or [0] * n, call.integers("output_shape")
+    if wanted is None and windows.auto_pad in ("SAME_UPPER", "SAME_LOWER"):
+        wanted = [size * stride for size, stride in zip(sizes, windows.strides, strict=True)]
+    if wanted is None:
+        assert windows.pads is not None
+        return list(windows.pads), extra
+    full = [s * (i - 1) + e + k for s, i, e, k in zip(windows.strides, sizes, extra, windows.spans, strict=True)]
+    total = [have - want for have, want in zip(full, wanted[-n:], strict=True)]
+    small, large = [t // 2 for t in total], [t - t // 2 for t in total]
+    befores, afters = (small, large) if windows.auto_pad == "SAME_UPPER" else (large, small)
+    return [*befores, *afters], extra
+
+
+@op("CausalConvWithState")
+def causal_conv(call: Call) -> Function:
+    """Depthwise convolution that looks back only; what precedes the input comes from a state, or is zero."""
+    activation = call.text("activation", "none")
+
+    def run(x: Tensor, w: Tensor, b: Tensor | None = None, past: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        width = w.shape[-1] - 1
+        before = x.new_zeros(*x.shape[:-1], width) if past is None else past
+        whole = torch.cat([before, x], -1)
+        y = F.conv1d(whole, w, b, groups=x.shape[1])
+        present = whole[..., whole.shape[-1] - width :]
+        return (F.silu(y) if activation in ("silu", "swish") else y), present
+
+    return run

@@ -1,0 +1,269 @@
+"""From a model, data and settings to a context that can be trained."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+import torch
+
+from shrinkc import ir as shrinkc_ir
+from shrinkc.api import RuntimeAdapter
+from shrinkc.errors import RecipeError, RuntimeUnavailable
+from shrinkc.evidence.data import Data, fixed_batch
+from shrinkc.log import Progress
+from shrinkc.training.augment import is_image
+from shrinkc.training.checkpoint import Checkpoints
+from shrinkc.training.context import Context
+from shrinkc.training.distill import Distillation, Feature, distances_for, is_logits
+from shrinkc.training.distributed import World, batch_norm
+from shrinkc.training.executor import Executor
+from shrinkc.training.feeding import Feeder, pooled
+from shrinkc.training.interrupts import Interrupts
+from shrinkc.training.objective import Objective
+from shrinkc.training.samples import Samples, Tensors, held_out
+from shrinkc.training.settings import Settings
+from shrinkc.training.teacher import Answers, Forward, Teacher, by_runtime
+
+LEAST_HELD_OUT = 32
+"""Fewer samples than this judge nothing: then all are trained on and all judge."""
+
+POOLED_HELD_OUT = 1024
+"""Fewer held-out samples without labels are brought up to this by augmented copies: the teacher knows their answers."""
+
+PROBED = 256
+"""Samples that say how large the teacher's values are."""
+
+EVALUATION_BATCH = 256
+
+CACHE_BYTES = 1 << 30
+"""Most bytes of the teacher's answers that are kept."""
+
+CACHE_SHARE = 0.2
+"""Most of a time budget that goes into asking the teacher beforehand."""
+
+
+@dataclass(frozen=True, eq=False)
+class Lesson:
+    """What is to be trained, on what, by whom.
+
+    Attributes
+    ----------
+    student : ir.Model
+    teacher : ir.Model or None
+    data : Data
+    features : sequence of Feature
+        Values inside that both have.
+    runtime : RuntimeAdapter
+        Of the teacher, on a processor.
+    """
+
+    student: ir.Model
+    teacher: ir.Model | None
+    data: Data
+    features: Sequence[Feature]
+    runtime: RuntimeAdapter
+
+
+def prepared(
+    lesson: Lesson,
+    settings: Settings,
+    world: World,
+    progress: Progress,
+    interrupts: Interrupts,
+    checkpoint: Path | None = None,
+) -> Context:
+    """Context of a training run; the executor holds the student's weights.
+
+    Raises
+    ------
+    RecipeError
+        Settings do not fit the data, or the checkpoint is another run's.
+    RuntimeUnavailable
+        The device is not there.
+    """
+    _check(lesson, settings, world)
+    unit = fixed_batch(lesson.student)
+    given = Samples.of(lesson.data)
+    trained, judged = held_out(len(given), settings.held_out, unit or 1, LEAST_HELD_OUT)
+    training, judging = given.take(trained), given.take(judged)
+    if lesson.teacher is not None and lesson.data.labels is None:
+        kinds = tuple(name for name in settings.augment if name != "mix")  # of mixtures nobody asks what they are
+        judging = pooled(judging, replace(settings, augment=kinds), POOLED_HELD_OUT)
+    executor = Executor(lesson.student).to(device_of(settings, world))
+    lay_out(executor)
+    if world.size > 1:
+        executor.normalize_by(batch_norm)
+    features = lesson.features if settings.feature_weight and lesson.teacher is not None else ()
+    teacher = _teacher(lesson, features, settings, unit)
+    batch = unit or EVALUATION_BATCH
+    with progress.stage("asking the teacher"):
+        answers = Answers({} if teacher is None else teacher.answers(judging, batch))
+        objective = _objective(lesson, teacher, training, settings, executor.output_names)
+        feeder = _feeder(training, teacher, settings, world, unit)
+    context = Context(
+        lesson.student,
+        executor,
+        settings,
+        feeder,
+        objective,
+        judging,
+        answers,
+        world,
+        progress,
+        Checkpoints(checkpoint, _fingerprint(lesson, settings)),
+        interrupts,
+        evaluation_batch=batch,
+        n_trained=len(trained),
+    )
+    world.same_(list(context.tensors.values()))
+    return context
+
+
+def lay_out(executor: Executor) -> None:
+    """Lay weights of convolutions out channels last, as processors and accelerators like them; values stay the same."""
+    for parameter in executor.parameters():
+        if parameter.ndim == 4:
+            parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
+
+
+def device_of(settings: Settings, world: World) -> str:
+    """Device of this process."""
+    return "cuda:" + os.environ.get("LOCAL_RANK", "0") if settings.device == "cuda" else "cpu"
+
+
+def _check(lesson: Lesson, settings: Settings, world: World) -> None:
+    if settings.device == "cuda" and not torch.cuda.is_available():
+        raise RuntimeUnavailable("torch finds no CUDA device", where="device = cuda", hint='device = "cpu"')
+    if lesson.teacher is None and lesson.data.labels is None:
+        raise RecipeError(
+            "there is nothing to learn from", because="no labels, and no teacher", hint='teacher = "original", or labels'
+        )
+    if lesson.teacher is None and "mix" in settings.augment:
+        raise RecipeError("mixed images have no labels", where="augment", hint='teacher = "original"')
+    if settings.augment and not has_images(lesson.data):
+        raise RecipeError("there are no images to augment", where="augment", because="no input of shape (N, C, H, W)")
+    unit = fixed_batch(lesson.student)
+    if world.size > 1 and settings.batch_norm == "batch" and unit is not None:
+        raise RecipeError(
+            "processes do not share the statistics of a batch where the model fixes its size",
+            where='batch_norm = "batch"',
+            hint='batch_norm = "frozen", or one process',
+        )
+    if min(settings.batch, lesson.data.n_samples) // (unit or 1) < world.size:
+        raise RecipeError("fewer samples a step than processes", where=f"batch = {settings.batch}")
+
+
+def has_images(data: Data) -> bool:
+    """Whether an input looks like images."""
+    return any(_may_be_image(array) for array in data.inputs.values())
+
+
+def _may_be_image(array: np.ndarray) -> bool:
+    return is_image(torch.empty(array.shape, device="meta")) if np.issubdtype(array.dtype, np.floating) else False
+
+
+def _teacher(lesson: Lesson, features: Sequence[Feature], settings: Settings, unit: int | None) -> Teacher | None:
+    if lesson.teacher is None:
+        return None
+    names = [feature.name for feature in features]
+    if settings.device == "cpu":
+        forward = by_runtime(lesson.teacher, lesson.runtime, names, torch.get_num_threads())
+    else:
+        forward = _by_executor(lesson.teacher, names, settings.device)
+    return Teacher(forward, features, unit)
+
+
+def _by_executor(model: ir.Model, inside: Sequence[str], device: str) -> Forward:
+    executor = Executor(model).to(device).eval()
+
+    def forward(inputs: Tensors) -> dict[str, torch.Tensor]:
+        found: dict[str, torch.Tensor] = executor(
+            {name: tensor.to(device) for name, tensor in inputs.items()}, also=tuple(inside)
+        )
+        return found
+
+    return forward
+
+
+def _objective(
+    lesson: Lesson, teacher: Teacher | None, samples: Samples, settings: Settings, outputs: Sequence[str]
+) -> Objective:
+    if teacher is None:
+        return Objective(None, label_smoothing=settings.label_smoothing, outputs=tuple(outputs))
+    probe = Samples({name: tensor[:PROBED] for name, tensor in samples.inputs.items()}, None)
+    if teacher.unit is not None:
+        probe = next(probe.parts(max(teacher.unit, PROBED // teacher.unit * teacher.unit)))
+    values = teacher.targets(probe.inputs)
+    inside = {feature.name: values.pop(feature.name) for feature in teacher.features if feature.name not in outputs}
+    distances = distances_for(values, _probabilities(lesson), settings.logit_loss, settings.other_loss, settings.temperature)
+    if not distances:
+        raise RecipeError("no output can be distilled", because="all of them are whole numbers", hint="labels")
+    features = distances_for(inside, (), "mse", "mse", 1.0)
+    has_labels = lesson.data.labels is not None and any(is_logits(value) for value in values.values())
+    return Objective(
+        Distillation(distances, features, settings.feature_weight),
+        settings.label_weight if has_labels else 0.0,
+        settings.label_smoothing,
+        tuple(outputs),
+    )
+
+
+def _probabilities(lesson: Lesson) -> list[str]:
+    """Outputs that are probabilities already."""
+    return [
+        value.name or ""
+        for value in lesson.student.graph.outputs
+        if (producer := value.producer()) is not None and producer.op_type == "Softmax"
+    ]
+
+
+def _feeder(samples: Samples, teacher: Teacher | None, settings: Settings, world: World, unit: int | None) -> Feeder:
+    batch = max(settings.batch, unit or 1)
+    fresh = bool(settings.augment) and not settings.pool
+    if teacher is None or fresh:
+        return Feeder(samples, settings, world, batch, teacher, is_augmented=fresh, unit=unit)
+    pool = pooled(samples, settings, settings.pool)
+    is_worth_it = _is_worth_asking(pool, teacher, settings, unit)
+    answers = Answers(teacher.answers(pool, unit or EVALUATION_BATCH)) if is_worth_it else None
+    return Feeder(pool, settings, world, batch, teacher, answers, unit=unit)
+
+
+def _is_worth_asking(samples: Samples, teacher: Teacher, settings: Settings, unit: int | None) -> bool:
+    """Whether all answers fit into memory, and will be wanted more than once or cost little of the time."""
+    started = time.perf_counter()
+    few = next(samples.parts(unit or EVALUATION_BATCH))
+    answers = teacher.targets(few.inputs)
+    seconds = (time.perf_counter() - started) * len(samples) / len(few)
+    size = sum(value.numel() * value.element_size() for value in answers.values()) * len(samples) / len(few)
+    limit = settings.length().seconds
+    if size > CACHE_BYTES:
+        return False
+    if limit is not None:
+        return seconds < CACHE_SHARE * limit
+    epochs = (settings.length().steps(max(1, len(samples) // settings.batch)) or 1) * settings.batch / len(samples)
+    return epochs > 1
+
+
+def _fingerprint(lesson: Lesson, settings: Settings) -> str:
+    """Hash of everything that the result depends on."""
+    digest = hashlib.blake2b(json.dumps(settings.to_json(), sort_keys=True).encode())
+    for model in (lesson.student, lesson.teacher):
+        if model is not None:
+            for name, value in sorted(model.graph.initializers.items()):
+                digest.update(name.encode())
+                digest.update(np.ascontiguousarray(shrinkc_ir.stored_array(value)).tobytes())
+    arrays = dict(lesson.data.inputs)
+    if lesson.data.labels is not None:
+        arrays["labels"] = lesson.data.labels
+    for name, array in sorted(arrays.items()):
+        digest.update(name.encode())
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()

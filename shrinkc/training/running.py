@@ -1,0 +1,129 @@
+"""A training run from end to end: a model, its lesson and its settings in; the best model out."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnx_ir as ir
+
+from shrinkc import registry
+from shrinkc.errors import TrainingError
+from shrinkc.log import Progress
+from shrinkc.training.context import BEST, Context
+from shrinkc.training.distributed import joined
+from shrinkc.training.evaluation import Metrics
+from shrinkc.training.interfaces import Method
+from shrinkc.training.interrupts import Interrupts
+from shrinkc.training.phases import carry_out
+from shrinkc.training.preparing import Lesson, prepared
+from shrinkc.training.settings import Settings
+from shrinkc.training.threads import limited
+
+SPENT = "the budget is spent"
+
+
+@dataclass(frozen=True, eq=False)
+class Trained:
+    """What came out of a training run.
+
+    Attributes
+    ----------
+    model : ir.Model
+        With the best weights.
+    before, after : Metrics
+        On the held-out samples.
+    context : Context
+    seconds : float
+    error : TrainingError or None
+        Why it ended before its time.
+    """
+
+    model: ir.Model
+    before: Metrics
+    after: Metrics
+    context: Context
+    seconds: float
+    error: TrainingError | None = None
+
+    @property
+    def n_trained(self) -> int:
+        """Samples that were trained on, augmented copies not counted."""
+        return self.context.n_trained
+
+    @property
+    def stopped(self) -> str:
+        """Why training ended."""
+        return self.error.message if self.error is not None else self.context.stopped or SPENT
+
+
+def trained(
+    lesson: Lesson,
+    settings: Settings,
+    progress: Progress,
+    checkpoint: Path | None = None,
+    built: Callable[[str, Mapping[str, object]], Method] | None = None,
+) -> Trained:
+    """Train a model as its settings say.
+
+    Parameters
+    ----------
+    lesson : Lesson
+    settings : Settings
+    progress : Progress
+    checkpoint : Path, optional
+        Written now and then, and taken up from if it is there.
+    built : callable of name and options to Method, optional
+        By default the plug-in of that name.
+
+    Raises
+    ------
+    RecipeError, RuntimeUnavailable
+        See :func:`shrinkc.training.preparing.prepared`.
+    """
+    make = built or method_of
+    with limited(settings.threads), joined(settings.device) as world, Interrupts() as interrupts:
+        context = prepared(lesson, settings, world, progress, interrupts, checkpoint)
+        started = time.perf_counter()
+        before = _finite(context)
+        context.snapshot(BEST)
+        method = make(settings.method, settings.options)
+        error = _carried_out(method, context)
+        after = context.evaluate()
+        return Trained(context.executor.write_back(), before, after, context, time.perf_counter() - started, error)
+
+
+def _finite(context: Context) -> Metrics:
+    """Metrics to begin with.
+
+    Raises
+    ------
+    TrainingError
+        The model's outputs are not finite already.
+    """
+    found = context.evaluate()
+    if not math.isfinite(found.loss):
+        raise TrainingError(
+            "the loss is not finite before the first step", because=f"loss {found.loss} on the held-out samples"
+        )
+    return found
+
+
+def _carried_out(method: Method, context: Context) -> TrainingError | None:
+    """Why it ended early, if it did; the model then holds the best weights there were."""
+    try:
+        carry_out(method.phases(context), context)
+    except TrainingError as error:
+        context.put(context.snapshots[BEST])
+        return error
+    return None
+
+
+def method_of(name: str, options: Mapping[str, object]) -> Method:
+    """Training method by its plug-in's name, with its own settings."""
+    factory = registry.load("training", name)
+    method: Method = factory(**options)
+    return method

@@ -1,0 +1,182 @@
+"""Settings of a training run, whatever the method."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from shrinkc.errors import RecipeError
+from shrinkc.training import budget as budgets
+from shrinkc.training.budget import Budget
+
+OPTIMIZERS = ("sgd", "adamw")
+SCHEDULES = ("constant", "linear", "cosine", "steps")
+LOGIT_LOSSES = ("kl", "mse")
+OTHER_LOSSES = ("mse", "l1")
+BATCH_NORM = ("frozen", "batch")
+AUGMENTATIONS = ("shift", "flip", "mix")
+TEACHERS = ("original", "none")
+DEVICES = ("cpu", "cuda")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What every method shares; texts where the user gives texts.
+
+    Attributes
+    ----------
+    method : str
+        Plug-in of the group ``shrinkc.training``.
+    budget : str
+        Of one training phase, see :func:`shrinkc.training.budget.parse`.
+    batch : int
+        Samples of a step, over all processes.
+    optimizer : str
+        ``sgd`` (with Nesterov momentum) or ``adamw``.
+    learning_rate : float
+        The highest.
+    momentum, weight_decay : float
+        Decay is for matrices and convolutions only: not for biases and normalisations.
+    schedule : str
+        ``constant``, ``linear``, ``cosine`` or ``steps`` (a tenth at each of the ``milestones``).
+    milestones : tuple of float
+        Shares of the steps.
+    warm_up : float
+        Share of the steps in which the rate rises to its highest.
+    clip : float
+        Largest norm of the gradient, 0 for any.
+    teacher : str
+        ``original`` distils from the model as it was given; ``none`` needs labels.
+    temperature : float
+    logit_loss : str
+        For outputs of shape (samples, classes): ``kl`` or ``mse``.
+    other_loss : str
+        For other outputs: ``mse`` (by the variance of the teacher's) or ``l1`` (by its mean deviation).
+    feature_weight : float
+        Of the distance between values inside; 0 does not look at them.
+    features : int
+        Most values inside that are compared.
+    label_weight : float
+        Share of the labels' cross-entropy in the loss, where there are labels and a teacher.
+    label_smoothing : float
+    augment : tuple of str
+        ``shift`` and ``flip`` images, ``mix`` two of them.
+    shift : int
+        Most pixels.
+    pool : int
+        Samples that augmented copies bring the training set up to; the teacher sees each once.  0 draws anew in every step.
+    batch_norm : str
+        ``frozen`` uses the stored statistics; ``batch`` those of every batch, and tracks them.
+    reestimate : bool
+        Measure the statistics anew at the end.
+    ema : float
+        Decay of the moving average of the weights, 0 for none.
+    swa : float
+        Share of the steps, at the end, whose weights are averaged, 0 for none.
+    held_out : float
+        Share of the samples that is not trained on but decides which model is the best.
+    evaluations : int
+        How often that is looked at in a phase.
+    patience : int
+        Evaluations without a better one before it stops early, 0 for never.
+    threads : int
+        Of the processor, 0 for all.
+    device : str
+    """
+
+    method: str = "distillation"
+    budget: str = "5epochs"
+    batch: int = 128
+    optimizer: str = "sgd"
+    learning_rate: float = 0.02
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    schedule: str = "cosine"
+    milestones: tuple[float, ...] = (0.5, 0.75)
+    warm_up: float = 0.05
+    clip: float = 0.0
+    teacher: str = "original"
+    temperature: float = 4.0
+    logit_loss: str = "kl"
+    other_loss: str = "mse"
+    feature_weight: float = 0.0
+    features: int = 4
+    label_weight: float = 0.1
+    label_smoothing: float = 0.0
+    augment: tuple[str, ...] = ()
+    shift: int = 2
+    pool: int = 0
+    batch_norm: str = "frozen"
+    reestimate: bool = False
+    ema: float = 0.0
+    swa: float = 0.0
+    held_out: float = 0.1
+    evaluations: int = 10
+    patience: int = 0
+    threads: int = 0
+    device: str = "cpu"
+    seed: int = 0
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """Of the method itself."""
+
+    def length(self) -> Budget:
+        """The budget, parsed."""
+        return budgets.parse(self.budget, "budget")
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data."""
+        data: dict[str, Any] = json.loads(json.dumps(asdict(self)))
+        return data
+
+
+CHOICES: Mapping[str, tuple[str, ...]] = {
+    "optimizer": OPTIMIZERS,
+    "schedule": SCHEDULES,
+    "logit_loss": LOGIT_LOSSES,
+    "other_loss": OTHER_LOSSES,
+    "batch_norm": BATCH_NORM,
+    "teacher": TEACHERS,
+    "device": DEVICES,
+}
+SHARES = ("warm_up", "swa", "held_out", "label_weight", "label_smoothing", "ema", "momentum")
+POSITIVE = ("batch", "learning_rate", "temperature", "evaluations", "features")
+NOT_NEGATIVE = ("weight_decay", "clip", "feature_weight", "shift", "pool", "patience", "threads", "seed")
+
+
+def check(settings: Settings) -> Settings:
+    """The settings, if each is in its range and none contradicts another.
+
+    Raises
+    ------
+    RecipeError
+        One is not.
+    """
+    for name, allowed in CHOICES.items():
+        if getattr(settings, name) not in allowed:
+            raise RecipeError(
+                "no such choice", where=f"{name} = {getattr(settings, name)}", hint=f"known: {', '.join(allowed)}"
+            )
+    unknown = [name for name in settings.augment if name not in AUGMENTATIONS]
+    if unknown:
+        raise RecipeError("no such augmentation", where=", ".join(unknown), hint=f"known: {', '.join(AUGMENTATIONS)}")
+    _check_ranges(settings)
+    settings.length()
+    if settings.ema and settings.swa:
+        raise RecipeError("two averages of the weights contradict each other", where="ema, swa", hint="give one of them")
+    if settings.pool and not settings.augment:
+        raise RecipeError("would have no effect without an augmentation", where="pool", hint='augment = ["shift"]')
+    return settings
+
+
+def _check_ranges(settings: Settings) -> None:
+    for name in SHARES:
+        if not 0 <= getattr(settings, name) < 1 and not (name == "label_weight" and settings.label_weight == 1):
+            raise RecipeError("must lie between 0 and 1", where=f"{name} = {getattr(settings, name)}")
+    for name in POSITIVE:
+        if not getattr(settings, name) > 0:
+            raise RecipeError("must be more than 0", where=f"{name} = {getattr(settings, name)}")
+    for name in NOT_NEGATIVE:
+        if getattr(settings, name) < 0:
+            raise RecipeError("must not be negative", where=f"{name} = {getattr(settings, name)}")

@@ -1,0 +1,93 @@
+"""The teacher: the original model, in evaluation mode, and what it said already."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import onnx_ir as ir
+import torch
+
+from shrinkc import ir as shrinkc_ir
+from shrinkc.api import RunConfig, RuntimeAdapter
+from shrinkc.training.distill import Feature
+from shrinkc.training.samples import Samples, Tensors
+
+Forward = Callable[[Tensors], Mapping[str, torch.Tensor]]
+"""Values by name, for a batch of inputs."""
+
+
+@dataclass(eq=False)
+class Teacher:
+    """Answers for inputs, in batches that the model takes.
+
+    Attributes
+    ----------
+    forward : callable of inputs to values
+    features : sequence of Feature
+    unit : int or None
+        Samples that it takes at a time, None for any.
+    """
+
+    forward: Forward
+    features: Sequence[Feature] = ()
+    unit: int | None = None
+
+    def targets(self, inputs: Tensors) -> Tensors:
+        """Outputs, and the channels of the values inside that the student has too."""
+        total = len(next(iter(inputs.values())))
+        if self.unit is None or total <= self.unit:
+            return self._targets(inputs)
+        places = [slice(start, start + self.unit) for start in range(0, total, self.unit)]
+        parts = [self._targets({name: tensor[place] for name, tensor in inputs.items()}) for place in places]
+        return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+
+    def _targets(self, inputs: Tensors) -> Tensors:
+        with torch.no_grad():
+            values = dict(self.forward(inputs))
+        for feature in self.features:
+            values[feature.name] = feature.of_teacher(values[feature.name])
+        return values
+
+    def answers(self, samples: Samples, batch: int) -> Tensors:
+        """Targets for all samples, one after the other along the first axis."""
+        parts = [self.targets(part.inputs) for part in samples.parts(batch)]
+        return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+
+
+@dataclass(eq=False)
+class Answers:
+    """What a teacher said about some samples.
+
+    Attributes
+    ----------
+    values : dict of value name to tensor
+        Samples along the first axis.
+    """
+
+    values: Tensors = field(default_factory=dict)
+
+    def at(self, index: torch.Tensor) -> Tensors:
+        """Of the samples at ``index``."""
+        return {name: value[index] for name, value in self.values.items()}
+
+
+def by_runtime(model: ir.Model, runtime: RuntimeAdapter, inside: Sequence[str], threads: int) -> Forward:
+    """Values that a runtime computes: outputs and, besides, those named."""
+    session = runtime.load(shrinkc_ir.loadable(with_outputs(model, inside)), RunConfig(threads=threads))
+
+    def forward(inputs: Tensors) -> Mapping[str, torch.Tensor]:
+        found = session.run({name: tensor.numpy() for name, tensor in inputs.items()})
+        return {name: torch.from_numpy(np.asarray(value)) for name, value in found.items()}
+
+    return forward
+
+
+def with_outputs(model: ir.Model, names: Sequence[str]) -> ir.Model:
+    """Copy of a model with further outputs."""
+    copy = model.clone()
+    values = {value.name: value for node in copy.graph for value in node.outputs}
+    known = {value.name for value in copy.graph.outputs}
+    copy.graph.outputs.extend(values[name] for name in names if name not in known)
+    return copy

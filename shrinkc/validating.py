@@ -1,0 +1,306 @@
+"""A compressed model beside its original on every engine that is here: whether it converts, loads and computes the same."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from shrinkc import ir as shrinkc_ir
+from shrinkc import registry
+from shrinkc.api import ConvertConfig, Engine, EngineSession, Port, RunConfig, RuntimeAdapter, SupportReport
+from shrinkc.comparing import compare, worst
+from shrinkc.diverging import locate
+from shrinkc.errors import BuildError, CalibrationError, PluginError, RecipeError, RuntimeUnavailable, ShrinkcError
+from shrinkc.evidence import data as evidence_data
+from shrinkc.evidence import sources
+from shrinkc.evidence.data import Data
+from shrinkc.evidence.synthetic import synthesise
+from shrinkc.files import sha256
+from shrinkc.log import Progress, Silent
+from shrinkc.report import facts
+from shrinkc.report.validation import FAILED, NOT_RUN, OK, EngineResult, Validation
+from shrinkc.shapes import input_shapes
+from shrinkc.signature import read_signature
+
+AUTO = "auto"
+REFERENCE = "onnxruntime-cpu"
+
+TOLERANCES = {"float32": 1e-4, "float16": 2e-2, "bfloat16": 2e-2}
+"""Largest error of an engine, over the largest value of the output, that counts as the same by the type it computes in."""
+
+NEGLIGIBLE = 1e-6
+"""Absolute error that passes however small the outputs are: a sigmoid that finds nothing gives only rounding to compare."""
+
+QUANTIZED = frozenset({"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "QLinearConv", "QLinearMatMul"})
+
+UNJUDGED = "quantised: how far off is too far, a metric of the task has to say"
+
+Feed = Mapping[str, NDArray[Any]]
+Outputs = Sequence[Mapping[str, NDArray[Any]]]
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What every engine is asked to do."""
+
+    reference: RuntimeAdapter
+    original: Path
+    compressed: Path
+    feeds: Sequence[Feed]
+    expected: Outputs
+    before: Outputs
+    conversion: ConvertConfig
+    config: RunConfig
+    is_quantized: bool
+
+
+def validate(
+    original: str | os.PathLike[str],
+    compressed: str | os.PathLike[str],
+    *,
+    runtimes: Sequence[str] = (AUTO,),
+    data: sources.Source | None = None,
+    preprocess: str | None = None,
+    n_inputs: int = 4,
+    input_shapes: Mapping[str, tuple[int, ...]] | None = None,
+    precision: str = "float32",
+    threads: int = 1,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Validation:
+    """Run a compressed model on several engines and compare with onnxruntime on the same model and on the original.
+
+    Parameters
+    ----------
+    original, compressed : path
+    runtimes : sequence of str
+        Names of engines; ``auto`` stands for every engine that is registered.
+    data : source, optional
+        See :func:`shrinkc.evidence.sources.load`; inputs are made up without.
+    preprocess : str, optional
+    n_inputs : int
+        Runs compared, each of the model's batch.
+    input_shapes : mapping, optional
+        Sizes of free dimensions.
+    precision : str
+        Type the engines shall compute in.
+    threads : int
+    seed : int
+        Of made-up inputs.
+    progress : Progress, optional
+
+    Raises
+    ------
+    ShrinkcError
+        A model or the data cannot be read, a name is no runtime, the models take different inputs, or onnxruntime itself
+        cannot run them.  What an engine does wrong is a result, not an error.
+    """
+    reporter = progress or Silent()
+    engines = _engines(runtimes)
+    paths = Path(original), Path(compressed)
+    model = shrinkc_ir.load(paths[0])
+    samples = _samples(model, data, preprocess, n_inputs, dict(input_shapes or {}), seed)
+    feeds = list(samples.batches(evidence_data.fixed_batch(model) or 1))[:n_inputs]
+    sizes = {name: tuple(array.shape) for name, array in feeds[0].items()}
+    _refuse_other_inputs(*paths, sizes)
+    reference: RuntimeAdapter = registry.load("runtimes", REFERENCE)()
+    with reporter.stage(f"running both models on {REFERENCE}"):
+        before, expected = (_outputs(reference, path, feeds) for path in paths)
+    job = _Job(
+        reference,
+        *paths,
+        feeds,
+        expected,
+        before,
+        ConvertConfig(precision, sizes),
+        RunConfig(threads, precision=precision),
+        _is_quantized(shrinkc_ir.load(paths[1])),
+    )
+    results = []
+    for name, engine in engines.items():
+        with reporter.stage(f"validating on {name}"):
+            results.append(_validated(name, engine, job))
+    return Validation(
+        paths[0].name,
+        paths[1].name,
+        sha256(paths[0]),
+        sha256(paths[1]),
+        f"{len(feeds)} from {samples.source}",
+        samples.is_synthetic,
+        compare(before, expected),
+        tuple(results),
+        facts.machine(),
+        facts.versions(),
+    )
+
+
+def _outputs(reference: RuntimeAdapter, model: Path, feeds: Sequence[Feed]) -> Outputs:
+    session = reference.load(model, RunConfig())
+    return [session.run(feed) for feed in feeds]
+
+
+def _engines(names: Sequence[str]) -> dict[str, Engine | ShrinkcError]:
+    """Engines by name; those found by ``auto`` that cannot be imported become rows, as a name of the user's does not."""
+    found: dict[str, Engine | ShrinkcError] = {}
+    for name in names:
+        if name != AUTO:
+            found[name] = _engine(name)
+            continue
+        found.update({known: engine for known in registry.names("runtimes") if (engine := _automatic(known)) is not None})
+    return found
+
+
+def _automatic(name: str) -> Engine | ShrinkcError | None:
+    """Engine for ``auto``: None of those one has to ask for, an error where a plug-in cannot be imported."""
+    try:
+        engine = _engine(name)
+    except PluginError as error:
+        return error
+    except RecipeError:
+        return None
+    return engine if getattr(engine, "is_automatic", True) else None
+
+
+def _engine(name: str) -> Engine:
+    engine = registry.built("runtimes", name)
+    if not isinstance(engine, Engine):
+        raise RecipeError("the runtime cannot be validated on", where=name, because="it has no convert and open")
+    return engine
+
+
+def _samples(
+    model: ir.Model,
+    source: sources.Source | None,
+    preprocess: str | None,
+    n_inputs: int,
+    given: dict[str, tuple[int, ...]],
+    seed: int,
+) -> Data:
+    batch = evidence_data.fixed_batch(model) or 1
+    if source is None:
+        return synthesise(model, input_shapes(model, given), n_inputs * batch, seed)
+    if given:
+        raise RecipeError("would have no effect with data", where="--input-shapes")
+    return sources.load(source, model, preprocess=preprocess, most=n_inputs * batch)
+
+
+def _refuse_other_inputs(original: Path, compressed: Path, sizes: Mapping[str, tuple[int, ...]]) -> None:
+    faces = [_face(path, sizes) for path in (original, compressed)]
+    if faces[0] != faces[1]:
+        raise CalibrationError(
+            "the two models do not take and give the same",
+            where=f"{original.name}, {compressed.name}",
+            because=f"{faces[0]} and {faces[1]}",
+        )
+
+
+def _face(path: Path, sizes: Mapping[str, tuple[int, ...]]) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
+    signature = read_signature(path, sizes)
+    return _names(signature.inputs), _names(signature.outputs)
+
+
+def _names(ports: Sequence[Port]) -> list[tuple[str, str]]:
+    return [(port.name, port.dtype) for port in ports]
+
+
+def _is_quantized(model: ir.Model) -> bool:
+    return any(node.op_type in QUANTIZED for node in model.graph)
+
+
+def _validated(name: str, engine: Engine | ShrinkcError, job: _Job) -> EngineResult:
+    if isinstance(engine, ShrinkcError):
+        return EngineResult(name, reason=_text(engine))
+    probe = engine.probe()
+    if not probe.is_available:
+        return EngineResult(name, reason="; ".join(filter(None, [probe.reason, probe.hint])))
+    result = _tried(EngineResult(name, probe.version), engine, job.compressed, job)
+    if result.status == FAILED:
+        again = _tried(EngineResult(name), engine, job.original, replace(job, expected=job.before))
+        verdict = "the original does, too" if again.status == FAILED else "the original does not"
+        return replace(result, original=f"{verdict} ({again.reason})" if again.reason else verdict)
+    return result
+
+
+def _tried(result: EngineResult, engine: Engine, model: Path, job: _Job) -> EngineResult:
+    """Result after conversion, loading, running and comparison, as far as these go."""
+    with tempfile.TemporaryDirectory(prefix="shrinkc-validate-") as folder:
+        try:
+            result = replace(result, support=_support(engine, model))
+            artifact = engine.convert(model, Path(folder), job.conversion)
+            result = replace(result, level="converted", size_bytes=artifact.size_bytes, warnings=artifact.warnings)
+            with engine.open(artifact, job.config) as session:
+                return _compared(_loaded(result, session), engine, session, model, job)
+        except RuntimeUnavailable as error:
+            return replace(result, status=NOT_RUN, reason=_text(error))
+        except BuildError as error:
+            return replace(result, status=FAILED, reason=_failure(result, engine, error))
+        except Exception as error:  # a plug-in may raise anything; the other engines go on
+            return replace(result, status=FAILED, reason=f"{type(error).__name__}: {str(error)[:400]}")
+
+
+def _support(engine: Engine, model: Path) -> SupportReport | None:
+    report = engine.supports(model)
+    return report if report.checker else None
+
+
+def _failure(result: EngineResult, engine: Engine, error: BuildError) -> str:
+    is_converted = engine.formats != ("onnx",)
+    if result.level == "converted" and is_converted:
+        return f"the converter reported success, but its file does not load: {_text(error)}"
+    if result.level == "loaded" and is_converted:
+        return f"the converter reported success, and its file loads, but does not run: {_text(error)}"
+    return _text(error)
+
+
+def _text(error: ShrinkcError) -> str:
+    return ": ".join(filter(None, [error.message, error.because]))
+
+
+def _loaded(result: EngineResult, session: EngineSession) -> EngineResult:
+    effective = session.effective()
+    return replace(
+        result,
+        level="loaded",
+        version=effective.version or result.version,
+        place=effective.place,
+        provider=effective.provider,
+        precision=effective.precision,
+    )
+
+
+def _compared(result: EngineResult, engine: Engine, session: EngineSession, model: Path, job: _Job) -> EngineResult:
+    try:
+        found = [session.run(feed) for feed in job.feeds]
+    except BuildError as error:
+        return replace(result, status=FAILED, reason=_failure(result, engine, error))
+    tolerance = _tolerance(engine, result.precision, job)
+    own = compare(job.expected, found)
+    result = replace(result, own=own, total=compare(job.before, found), tolerance=tolerance)
+    if tolerance is None:
+        return replace(result, status=OK, level="validated", reason=UNJUDGED)
+    if all(difference.relative <= tolerance or difference.max_abs <= NEGLIGIBLE for difference in own):
+        return replace(result, status=OK, level="validated")
+    off = worst(own)
+    reason = off.note or f"off by {off.relative:.1e} of the largest value, {tolerance:.0e} allowed"
+    divergence = locate(engine, job.reference, model, _worst_feed(job, found), tolerance, job.conversion, job.config)
+    return replace(result, status=FAILED, reason=f"output {off.output}: {reason}", divergence=divergence)
+
+
+def _tolerance(engine: Engine, precision: str, job: _Job) -> float | None:
+    if job.is_quantized:
+        return None
+    own: Mapping[str, float] = getattr(engine, "tolerances", {})
+    return own.get(precision, TOLERANCES.get(precision))
+
+
+def _worst_feed(job: _Job, found: Outputs) -> Feed:
+    errors = [worst(compare([wanted], [given])).relative for wanted, given in zip(job.expected, found, strict=True)]
+    return job.feeds[int(np.argmax(errors))]

@@ -1,0 +1,58 @@
+"""Engines that need an environment or an instruction set of their own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import shrinkc
+from shrinkc import registry
+from shrinkc.report.validation import EngineResult
+
+
+def validated(name: str, demo: Path, **options: object) -> EngineResult:
+    """Result of the bundled model on an engine that has to be there."""
+    probe = registry.built("runtimes", name).probe()
+    if not probe.is_available:
+        pytest.skip(f"{probe.reason}; {probe.hint}")
+    model = demo / "fashion_resnet.onnx"
+    (result,) = shrinkc.validate(model, model, runtimes=[name], data=demo / "fashion_eval.npz", n_inputs=2, **options).results  # type: ignore[arg-type]
+    return result
+
+
+@pytest.mark.parametrize("engine", ["ncnn", "mnn"])
+def test_engines_of_phones_agree_on_the_instruction_set_of_phones(engine: str, demo: Path) -> None:
+    result = validated(f"arm64:{engine}", demo)
+    assert (result.status, result.level, result.place) == ("ok", "validated", "arm64 emulated"), result.reason
+    assert result.own[0].relative < 1e-4
+
+
+@pytest.mark.engines
+@pytest.mark.parametrize("name", ["litert", "executorch", "torch-cpu"])
+def test_engines_with_environments_of_their_own_agree_with_onnxruntime(name: str, demo: Path) -> None:
+    result = validated(name, demo)
+    assert (result.status, result.level) == ("ok", "validated"), result.reason
+    assert result.own[0].relative < 1e-4
+
+
+@pytest.mark.engines
+@pytest.mark.parametrize("name", ["onnxruntime-cuda", "onnxruntime-tensorrt"])
+def test_the_real_wheel_without_a_card_is_not_run_rather_than_run_on_the_processor(name: str, demo: Path) -> None:
+    """It lists both providers and makes a session for either; the session is on the CPU."""
+    result = validated(name, demo)
+    if result.status == "ok":
+        pytest.skip("there is a card")
+    assert result.status == "not run"
+    assert "fell back to CPUExecutionProvider" in result.reason
+    assert result.own == ()
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", ["onnxruntime-cuda", "onnxruntime-tensorrt", "tensorrt", "tensorrt-rtx", "torch-cuda"])
+def test_engines_on_a_card_agree_with_onnxruntime(name: str, demo: Path) -> None:
+    """TF32 in matrix products and convolutions is within float16's tolerance, not float32's."""
+    result = validated(name, demo)
+    assert result.status != "not run", result.reason
+    assert result.own, result.reason
+    assert result.own[0].relative < 2e-2

@@ -1,0 +1,136 @@
+"""Every engine is compared with onnxruntime; one that is missing, crashes, hangs or lies is a row, and the rest goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import onnx
+import pytest
+from models import engines as fakes
+
+import shrinkc
+from shrinkc import registry
+from shrinkc.report.validation import EngineResult
+
+MODEL = """
+<ir_version: 8, opset_import: ["": 17]>
+net (float[N,3,8,8] x) => (float[N,6] y)
+<float[6,3,3,3] w, float[6,6] m>
+{
+    a = Conv <pads = [1, 1, 1, 1]> (x, w)
+    b = Relu (a)
+    c = Sigmoid (b)
+    d = GlobalAveragePool (c)
+    e = Flatten (d)
+    f = Sigmoid (e)
+    y = MatMul (f, m)
+}
+"""
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    import numpy as np
+    from onnx import numpy_helper
+
+    parsed = onnx.parser.parse_model(MODEL)
+    generator = np.random.default_rng(0)
+    for name, shape in (("w", (6, 3, 3, 3)), ("m", (6, 6))):
+        array = generator.standard_normal(shape).astype(np.float32)
+        parsed.graph.initializer.append(numpy_helper.from_array(array, name))
+    onnx.save(parsed, str(tmp_path / "model.onnx"))
+    return tmp_path / "model.onnx"
+
+
+@pytest.fixture
+def on(monkeypatch: pytest.MonkeyPatch, model: Path) -> Callable[..., tuple[EngineResult, ...]]:
+    """Validate the model against itself on these engines, as if they were all there are."""
+
+    def run(*engines: object) -> tuple[EngineResult, ...]:
+        table = {engine.name: engine for engine in engines}  # type: ignore[attr-defined]
+        monkeypatch.setattr(registry, "names", lambda group: sorted(table))
+        monkeypatch.setattr(registry, "built", lambda group, name: table[name])
+        return shrinkc.validate(model, model, n_inputs=2).results
+
+    return run
+
+
+def test_an_engine_that_crashes_or_hangs_is_a_row_and_the_rest_goes_on(
+    on: Callable[..., tuple[EngineResult, ...]], tmp_path: Path
+) -> None:
+    hanging_engine = fakes.onnx_engine(tmp_path, fakes.HANGING, "b-hang")
+    type(hanging_engine).load_timeout_s = 1
+    crashing, hanging, healthy = on(
+        fakes.onnx_engine(tmp_path, fakes.CRASHING, "a-crash"),
+        hanging_engine,
+        fakes.onnx_engine(tmp_path, fakes.HEALTHY, "c-healthy"),
+    )
+    assert (crashing.status, crashing.level) == ("failed", "converted")
+    assert "SIGSEGV" in crashing.reason
+    assert "the original does, too" in crashing.original
+    assert "no answer within 1 s" in hanging.reason
+    assert (healthy.status, healthy.level, healthy.own[0].max_abs) == ("ok", "validated", 0)
+
+
+def test_a_converter_that_reports_success_with_a_broken_file_is_called_so(
+    on: Callable[..., tuple[EngineResult, ...]], tmp_path: Path
+) -> None:
+    broken, forgetful = on(
+        fakes.converting_engine(tmp_path, fakes.BROKEN_FILE, "a-broken"),
+        fakes.converting_engine(tmp_path, fakes.FORGETFUL, "b-forgetful"),
+    )
+    assert broken.level == "converted"
+    assert "the converter reported success, but its file does not load" in broken.reason
+    assert "unexpected end of file" in broken.reason
+    assert (forgetful.status, forgetful.level) == ("failed", "not run")
+    assert "missing: model.bin" in forgetful.reason
+
+
+def test_wrong_numbers_are_found_and_the_first_node_named(on: Callable[..., tuple[EngineResult, ...]], tmp_path: Path) -> None:
+    """The engine computes every Sigmoid as Tanh; the first one gives c."""
+    (result,) = on(fakes.onnx_engine(tmp_path, fakes.TAMPERING))
+    assert (result.status, result.level) == ("failed", "loaded")
+    assert result.divergence is not None
+    assert (result.divergence.op_type, result.divergence.value, result.divergence.after) == ("Sigmoid", "c", "b")
+
+
+def test_a_missing_engine_is_not_run_and_says_how_to_get_it(
+    on: Callable[..., tuple[EngineResult, ...]], tmp_path: Path
+) -> None:
+    engine = fakes.onnx_engine(tmp_path, fakes.HEALTHY)
+    type(engine).modules = ("no_such_engine",)
+    (result,) = on(engine)
+    assert (result.status, result.level) == ("not run", "not run")
+    assert result.reason == "not installed: no_such_engine; pip install numpy"
+
+
+ENGINES = ("mnn", "ncnn", "onnxruntime-cpu", "openvino")
+
+
+@pytest.mark.parametrize("name", ENGINES)
+def test_real_engines_agree_with_onnxruntime_on_the_demo(name: str, demo: Path) -> None:
+    probe = registry.load("runtimes", name)().probe()
+    if not probe.is_available:
+        pytest.skip(f"{probe.reason}; {probe.hint}")
+    found = shrinkc.validate(
+        demo / "fashion_resnet.onnx", demo / "fashion_resnet.onnx", runtimes=[name], data=demo / "fashion_eval.npz", n_inputs=3
+    )
+    (result,) = found.results
+    assert (result.status, result.level, result.precision) == ("ok", "validated", "float32"), result.reason
+    assert 0 <= result.own[0].relative < 1e-4
+    assert result.own == result.total
+    assert not found.is_synthetic
+
+
+def test_openvino_computes_in_what_it_is_told_and_says_so(demo: Path) -> None:
+    probe = registry.load("runtimes", "openvino")().probe()
+    if not probe.is_available:
+        pytest.skip(f"{probe.reason}; {probe.hint}")
+    model = demo / "fashion_resnet.onnx"
+    (result,) = shrinkc.validate(model, model, runtimes=["openvino"], precision="bfloat16", n_inputs=1).results
+    if result.precision == "float32":
+        pytest.skip("this processor has no bfloat16")
+    assert result.precision == "bfloat16"
+    assert result.own[0].relative > 1e-4, "an error of float32's size would mean that it was not used"
+    assert result.tolerance == 2e-2

@@ -1,0 +1,66 @@
+"""Quantisation in the style a runtime wants, judged on samples it was not calibrated on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from models.builder import Net
+
+from shrinkc.errors import CalibrationError, GateError, RecipeError
+from shrinkc.quantizing import Quantized, quantize
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root, net = tmp_path_factory.mktemp("quantized"), Net()
+    x = net.cbr(net.input("x", ["n", 3, 8, 8]), 3, 16)
+    net.head(net.cbr(x, 16, 32), 32)
+    net.nodes[-1].output[0] = "y"
+    net.output("y")
+    onnx.save(net.model(), str(root / "model.onnx"))
+    random = np.random.default_rng(0)
+    np.savez(root / "samples.npz", x=random.standard_normal((64, 3, 8, 8)).astype(np.float32))
+    np.savez(root / "few.npz", x=np.zeros((2, 3, 8, 8), np.float32))
+    return root
+
+
+def run(folder: Path, **options: object) -> Quantized:
+    given = {"output": folder / "out.onnx", "data": folder / "samples.npz", **options}
+    return quantize(folder / "model.onnx", **given)  # type: ignore[arg-type]
+
+
+def test_weights_take_a_quarter_and_the_style_is_the_runtimes(folder: Path) -> None:
+    here, there = run(folder), run(folder, target_name="jetson")
+    assert there.zero_points == (0,)
+    assert here.zero_points != (0,)
+    stored = {tensor.data_type for tensor in onnx.load(str(folder / "out.onnx")).graph.initializer if len(tensor.dims) == 4}
+    assert stored == {onnx.TensorProto.INT8}
+    assert here.quality.samples == 16
+    assert here.quality.agreement[0].cosine > 0.99
+    assert (here.notes, len(there.notes)) == ((), 1)
+
+
+def test_halves_are_nearer_than_bytes(folder: Path) -> None:
+    half, byte = run(folder, to="float16"), run(folder)
+    assert half.quality.agreement[0].relative_error < 0.002 < byte.quality.agreement[0].relative_error < 0.2
+    assert half.bytes_after < 0.75 * half.bytes_before
+
+
+def test_what_loses_too_much_is_set_aside(folder: Path) -> None:
+    (folder / "out.onnx").unlink(missing_ok=True)
+    with pytest.raises(GateError, match="are allowed"):
+        run(folder, max_drop=-1.0)
+    assert (folder / "out.rejected.onnx").exists()
+    assert not (folder / "out.onnx").exists()
+
+
+def test_what_cannot_be_done_is_refused(folder: Path) -> None:
+    with pytest.raises(RecipeError, match="no style"):
+        run(folder, target_name="android-arm64")
+    with pytest.raises(RecipeError, match="another"):
+        run(folder, output=folder / "model.onnx")
+    with pytest.raises(CalibrationError, match="too few"):
+        run(folder, data=folder / "few.npz")
