@@ -8,6 +8,7 @@ from functools import cached_property
 
 import onnx_ir as ir
 
+from shrinkc import target
 from shrinkc.api import RuntimeAdapter
 from shrinkc.calibrating import Batches, batches_for, few_for_probes
 from shrinkc.errors import BudgetError
@@ -121,3 +122,10 @@ class Factorising:
     def rows(self, ranks: Sequence[Rank], built: Factorised | None) -> tuple[FactorRow, ...]:
         """Report of every layer."""
         return report_rows(self.found, ranks, built, self.times, self.refused)
+
+
+def layer_times(opened: Opened, recipe: Recipe, runtime: RuntimeAdapter, threads: int) -> Times | None:
+    """Times of layers by themselves, where the target is this machine: what its CPU takes says nothing about another engine."""
+    chosen = target.load(recipe.target)
+    is_timed = chosen.is_here and chosen.runtime == runtime.name
+    return Times(opened.model, opened.analysis.shadow, runtime, threads) if is_timed else None

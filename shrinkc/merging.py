@@ -11,16 +11,19 @@ from dataclasses import dataclass, replace
 
 import onnx_ir as ir
 
+from shrinkc.analysis.labels import Shape
 from shrinkc.api import RunConfig, RuntimeAdapter
 from shrinkc.canonicalize import drop_unused
 from shrinkc.errors import BuildError
 from shrinkc.evidence.sites import Site
-from shrinkc.factor_proof import stages_of
+from shrinkc.factor_proof import prove_equal, stages_of
 from shrinkc.factorable import SLIDING, layers_of, own_bias
 from shrinkc.factoring import data_of, factorise
 from shrinkc.factors import Chain
 from shrinkc.latency.layer_times import time_layers
+from shrinkc.log import Progress
 from shrinkc.lowrank import made_up, micro_model
+from shrinkc.opening import Merge
 from shrinkc.shapes import Shadow
 from shrinkc.stages import Stage, composed
 
@@ -183,3 +186,19 @@ def by_time(model: ir.Model, shadow: Shadow, runtime: RuntimeAdapter, threads: i
 def note_of(merged: Sequence[str]) -> str:
     """What was merged, for the report."""
     return f"Factors put back together: {len(merged)} pairs ({', '.join(merged[:3])}{', …' if len(merged) > 3 else ''})."
+
+
+def merge_for(runtime: RuntimeAdapter, threads: int, progress: Progress, *, is_timed: bool) -> Merge:
+    """Puts factors back together where the runtime prefers that, or counting does if nothing is timed; and proves it."""
+
+    def merge(model: ir.Model, shapes: dict[str, Shape]) -> tuple[str, ...]:
+        shadow = Shadow.of(model, shapes)
+        before = model.clone()
+        prefers = by_time(model, shadow, runtime, threads) if is_timed else by_work
+        with progress.stage("putting factors back together"):
+            merged = merge_factors(model, shadow, prefers)
+            if merged:
+                prove_equal(before, model, shapes, runtime)
+        return merged
+
+    return merge
