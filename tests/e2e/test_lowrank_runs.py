@@ -167,6 +167,7 @@ def test_a_budget_out_of_reach_names_what_stays_whole(folder: Path, tmp_path: Pa
     [
         (["--method", "lowrank", "--speedup", "2"], "budget of time"),
         (["--method", "auto", "--latency", "50%"], "budget of time"),
+        (["--method", "auto", "--latency-table", __file__], "does not predict how long factors take"),
         (["--method", "lowrank", "--criterion", "l2"], "no effect"),
         (["--factorization", "svd"], "no effect"),
         (["--method", "lowrank", "--prune-ratio", "0.5"], "no effect"),
