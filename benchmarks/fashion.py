@@ -48,3 +48,10 @@ def write_test(path: Path, folder: Path = FOLDER) -> None:
     """Write all 10,000 test images with their labels."""
     images, classes = split("t10k", folder)
     np.savez(path, **{INPUT: images, "labels": classes})
+
+
+def write_training(folder: Path, data: Path = FOLDER) -> None:
+    """Write all 60,000 training images to ``images.npz``, and with their labels to ``labelled.npz``."""
+    images, classes = split("train", data)
+    np.savez(folder / "images.npz", **{INPUT: images})
+    np.savez(folder / "labelled.npz", **{INPUT: images, "labels": classes})

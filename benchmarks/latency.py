@@ -31,6 +31,7 @@ from shrinkc import planning, recipe_files, registry, target, timing
 from shrinkc.allocate import Allocating, Limits
 from shrinkc.analysis.groups import BoolArray
 from shrinkc.api import RunConfig, RuntimeAdapter
+from shrinkc.errors import BudgetError
 from shrinkc.latency.recording import least_seconds
 from shrinkc.log import Silent
 from shrinkc.opening import Opened, open_model
@@ -116,8 +117,13 @@ def driven(models: Iterable[str], folder: Path, shares: Iterable[float], cache: 
         points: dict[str, list[dict[str, float]]] = {"macs": [], "latency": []}
         for budget, own in points.items():
             for share in shares:
-                own.append(_point(source, folder, {budget: f"{share:.0%}"}, cache if budget == "latency" else None, settings))
-                print(name, budget, share, own[-1], flush=True)
+                try:
+                    point = _point(source, folder, {budget: f"{share:.0%}"}, cache if budget == "latency" else None, settings)
+                except BudgetError as error:  # floors of the groups bind
+                    print(name, budget, share, "out of reach:", error.where, flush=True)
+                    continue
+                own.append(point)
+                print(name, budget, share, point, flush=True)
         found[name] = {**points, "gains": gains(points["macs"], points["latency"])}
     return found
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from dataclasses import dataclass
 
 from shrinkc.errors import RecipeError
@@ -16,8 +17,9 @@ UNITS = {
     "sec": "seconds",
     "min": "minutes",
     "h": "hours",
+    "cpumin": "CPU minutes",
 }
-SECONDS = {"seconds": 1.0, "minutes": 60.0, "hours": 3600.0}
+SECONDS = {"seconds": 1.0, "minutes": 60.0, "hours": 3600.0, "CPU minutes": 60.0}
 
 _TEXT = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([a-z]+)\s*")
 
@@ -30,7 +32,8 @@ class Budget:
     ----------
     amount : float
     unit : str
-        ``epochs``, ``steps``, ``seconds``, ``minutes`` or ``hours``.
+        ``epochs``, ``steps``, ``seconds``, ``minutes``, ``hours`` or ``CPU minutes``: of all threads of the process together,
+        which other programs on the machine hardly change.
     """
 
     amount: float
@@ -40,6 +43,10 @@ class Budget:
     def seconds(self) -> float | None:
         """Time it allows, None if it counts steps."""
         return self.amount * SECONDS[self.unit] if self.unit in SECONDS else None
+
+    def clock(self) -> float:
+        """Seconds since some moment, of the kind that the budget counts."""
+        return time.process_time() if self.unit == "CPU minutes" else time.perf_counter()
 
     def steps(self, per_epoch: int) -> int | None:
         """Optimizer steps it allows, at least one; None if it is a time."""
@@ -57,7 +64,7 @@ class Budget:
 
 
 def parse(text: str, where: str = "--recover") -> Budget:
-    """Read ``5epochs``, ``2000steps``, ``90s``, ``3min`` or ``1.5h``.
+    """Read ``5epochs``, ``2000steps``, ``90s``, ``3min``, ``1.5h`` or ``3cpumin``.
 
     Raises
     ------

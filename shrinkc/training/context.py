@@ -119,8 +119,8 @@ class Context:
         self.executor.eval()
         on_device = {name: tensor.to(self.settings.device) for name, tensor in inputs.items()}
         weights = self.effective(self.tensors)
-        found: dict[str, torch.Tensor] = self.executor(on_device, weights=weights, also=self.objective.inside)
-        return found
+        found = self.executor(on_device, weights=weights, also=self.objective.inside)
+        return {name: value.cpu() for name, value in found.items()}
 
     def effective(self, weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor] | None:
         """Weights to compute with, None where those that are trained will do."""
@@ -163,6 +163,8 @@ class Context:
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Take up where a checkpoint was written."""
+        on_device = {name: tensor.to(self.settings.device) for name, tensor in checkpoint.tensors.items()}
+        checkpoint = Checkpoint(on_device, checkpoint.facts)
         self.put(under("live/", checkpoint.tensors))
         self.masks = MaskSet(under("mask/", checkpoint.tensors))
         names = checkpoint.facts["snapshots"]

@@ -80,4 +80,4 @@ def _is_like(value: object, parameter: torch.nn.Parameter) -> bool:
 
 def _placed(value: torch.Tensor, parameter: torch.nn.Parameter) -> torch.Tensor:
     """A copy beside the parameter; counters stay where torch keeps them."""
-    return value.clone().to(parameter.device) if value.shape == parameter.shape else value.clone()
+    return value.clone().to(parameter.device) if value.shape == parameter.shape else value.cpu().clone()

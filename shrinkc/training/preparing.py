@@ -90,6 +90,8 @@ def prepared(
         The device is not there.
     """
     _check(lesson, settings, world)
+    if settings.device == "cuda":
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
     unit = fixed_batch(lesson.student)
     given = Samples.of(lesson.data)
     trained, judged = held_out(len(given), settings.held_out, unit or 1, LEAST_HELD_OUT)
@@ -97,7 +99,7 @@ def prepared(
     if lesson.teacher is not None and lesson.data.labels is None:
         kinds = tuple(name for name in settings.augment if name != "mix")  # of mixtures nobody asks what they are
         judging = pooled(judging, replace(settings, augment=kinds), POOLED_HELD_OUT)
-    executor = Executor(lesson.student).to(device_of(settings, world))
+    executor = Executor(lesson.student).to(settings.device)
     lay_out(executor)
     if world.size > 1:
         executor.normalize_by(batch_norm)
@@ -132,11 +134,6 @@ def lay_out(executor: Executor) -> None:
     for parameter in executor.parameters():
         if parameter.ndim == 4:
             parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
-
-
-def device_of(settings: Settings, world: World) -> str:
-    """Device of this process."""
-    return "cuda:" + os.environ.get("LOCAL_RANK", "0") if settings.device == "cuda" else "cpu"
 
 
 def _check(lesson: Lesson, settings: Settings, world: World) -> None:
@@ -188,7 +185,7 @@ def _by_executor(model: ir.Model, inside: Sequence[str], device: str) -> Forward
         found: dict[str, torch.Tensor] = executor(
             {name: tensor.to(device) for name, tensor in inputs.items()}, also=tuple(inside)
         )
-        return found
+        return {name: value.cpu() for name, value in found.items()}
 
     return forward
 

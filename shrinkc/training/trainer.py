@@ -7,7 +7,6 @@ optimizer unless a plugin replaces it, weights and optimizer state masked, ``aft
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -121,7 +120,7 @@ class Trainer:
             raise
 
     def _one(self, say: Say) -> None:
-        started = time.perf_counter()
+        started = self.budget.clock()
         context = self.context
         loss = self.step()
         self._mean_loss = loss if math.isnan(self._mean_loss) else 0.95 * self._mean_loss + 0.05 * loss
@@ -133,7 +132,7 @@ class Trainer:
         say(context.done, self._words())
         if context.world.is_main:
             context.checkpoints.offer(self.checkpoint)
-        self._spent += time.perf_counter() - started
+        self._spent += self.budget.clock() - started
 
     def _words(self) -> str:
         told = [f"loss {self._mean_loss:.4g}"]

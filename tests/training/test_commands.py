@@ -185,7 +185,7 @@ def test_gradient_criteria_work_with_data_alone(net: Path, images: Path, tmp_pat
 
 
 def test_a_killed_process_goes_on_to_the_same_model(model: Path, data: Path, tmp_path: Path) -> None:
-    own = recipe(tmp_path, RECIPE.replace("40steps", "1500steps"))
+    own = recipe(tmp_path, RECIPE.replace("40steps", "600steps"))
     arguments = ["train", str(model), "--recipe", str(own), "--data", str(data), "--threads", "1", "-q"]
     shrinkc.train(model, recipe=own, data=data, output=tmp_path / "whole.onnx", threads=1)
     command = [sys.executable, "-c", SOON, "-m", *arguments, "-o", "again.onnx", "--checkpoint", "c.npz"]

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+import time
 
 import pytest
 import torch
@@ -17,9 +18,18 @@ def test_budgets_are_read_and_nonsense_is_refused() -> None:
     assert budget.parse("2000steps").steps(7) == 2000
     assert budget.parse("3min").seconds == 180
     assert budget.parse("1.5h").steps(7) is None
+    assert budget.parse("3cpumin").seconds == 180
     for text in ("0steps", "3", "fast", "-2epochs", "2.5steps"):
         with pytest.raises(RecipeError):
             budget.parse(text)
+
+
+def test_a_budget_of_cpu_time_does_not_run_while_the_process_waits() -> None:
+    on_the_wall, of_the_cpu = budget.parse("1min"), budget.parse("1cpumin")
+    started = on_the_wall.clock(), of_the_cpu.clock()
+    time.sleep(0.1)
+    assert on_the_wall.clock() - started[0] >= 0.1
+    assert of_the_cpu.clock() - started[1] < 0.05
 
 
 def test_parts_of_a_budget_make_up_the_whole() -> None:
