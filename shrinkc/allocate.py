@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol, TypeVar
 
 import numpy as np
 
@@ -94,13 +95,17 @@ class Allocating:
 
     def at(self, pressure: float) -> Allocation:
         """Allocation under one pressure in [0, 1]."""
-        widths = self._allocator.widths(self.problem, pressure)
-        keep = {
-            group.name: select(group, self._scores[group.name], widths[group.name], self._limits)
-            for group in self._analysis.groups
-        }
-        keep = self._repaired(keep)
+        keep = self.keep_for(self._allocator.widths(self.problem, pressure))
         return Allocation(keep, self._cost.of(self._analysis.keep_mask(keep)), pressure)
+
+    def keep_for(self, widths: Mapping[str, float]) -> KeepMap:
+        """Positions to keep where so many of every group are wanted."""
+        return self._repaired(
+            {
+                group.name: select(group, self._scores[group.name], widths[group.name], self._limits)
+                for group in self._analysis.groups
+            }
+        )
 
     def within(self, budgets: Sequence[Budget]) -> Allocation:
         """Allocation of the least pressure found that meets every budget.
@@ -111,17 +116,9 @@ class Allocating:
             Not even the greatest pressure does.
         """
         dense = self._cost.dense()
-        best = self.at(1.0)
-        if not all(budget.is_met(best.cost, dense) for budget in budgets):
-            raise self._infeasible(budgets, best, dense)
-        low, high = 0.0, 1.0
-        for _ in range(SEARCH_STEPS):
-            middle = (low + high) / 2
-            trial = self.at(middle)
-            if all(budget.is_met(trial.cost, dense) for budget in budgets):
-                best, high = trial, middle
-            else:
-                low = middle
+        best = least_pressure(self.at, budgets, dense)
+        if best is None:
+            raise self._infeasible(budgets, self.at(1.0), dense)
         return best
 
     def forecast(self, keep: KeepMap) -> dict[str, GroupForecast]:
@@ -164,6 +161,33 @@ class Allocating:
         for group in self._analysis.groups:
             rank[group.classes] = self._scores[group.name]
         return rank
+
+
+Costed = TypeVar("Costed", bound="HasCost")
+
+
+class HasCost(Protocol):
+    """Something with a cost."""
+
+    @property
+    def cost(self) -> Cost:
+        """What it costs."""
+
+
+def least_pressure(at: Callable[[float], Costed], budgets: Sequence[Budget], dense: Cost) -> Costed | None:
+    """What the least pressure found gives that meets every budget; None if not even the greatest does."""
+    best = at(1.0)
+    if not all(budget.is_met(best.cost, dense) for budget in budgets):
+        return None
+    low, high = 0.0, 1.0
+    for _ in range(SEARCH_STEPS):
+        middle = (low + high) / 2
+        trial = at(middle)
+        if all(budget.is_met(trial.cost, dense) for budget in budgets):
+            best, high = trial, middle
+        else:
+            low = middle
+    return best
 
 
 def forecast(problem: Problem, group: Group, widths: Mapping[str, int]) -> GroupForecast:

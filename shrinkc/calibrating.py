@@ -18,7 +18,7 @@ from shrinkc.evidence.synthetic import synthesise
 from shrinkc.log import Progress
 from shrinkc.opening import Opened
 from shrinkc.plan import Plan
-from shrinkc.recipe import NO_COMPENSATION, Recipe
+from shrinkc.recipe import CHANNELS, LOWRANK, NO_COMPENSATION, Recipe
 
 HELD_OUT_EVERY = 4
 """Every so-manieth sample is held out to judge the result, where the data has to serve for both."""
@@ -69,8 +69,15 @@ class Samples:
 
 def needs_evidence(recipe: Recipe) -> bool:
     """Whether channels are chosen by what data says."""
+    if recipe.method == LOWRANK:
+        return False
     parts = [registry.built("criteria", recipe.criterion), registry.built("allocators", recipe.allocator)]
     return any(part.needs_evidence for part in parts)
+
+
+def factors_need_data(recipe: Recipe) -> bool:
+    """Whether layers are factorised by what data says."""
+    return recipe.method != CHANNELS and bool(registry.built("factorizations", recipe.factorization).needs_data)
 
 
 def needs_data(recipe: Recipe, *, is_replay: bool) -> bool:
@@ -80,13 +87,15 @@ def needs_data(recipe: Recipe, *, is_replay: bool) -> bool:
 
 def needs_gradients(recipe: Recipe) -> bool:
     """Whether channels are chosen by gradients of the loss."""
+    if recipe.method == LOWRANK:
+        return False
     criterion = registry.built("criteria", recipe.criterion)
     return isinstance(criterion, ReadingGradients) and criterion.needs_gradients
 
 
 def makes_up_data(recipe: Recipe, *, is_replay: bool) -> bool:
-    """Whether inputs are made up from the model where none are given: channels are chosen, or the rest is repaired, by data."""
-    asked = not is_replay and needs_evidence(recipe)
+    """Whether inputs are made up from the model where none are given: what is done, or the repair of the rest, follows data."""
+    asked = (not is_replay and needs_evidence(recipe)) or factors_need_data(recipe)
     if recipe.compensation == NO_COMPENSATION:
         return asked
     return asked or bool(registry.built("compensation", recipe.compensation).needs_data)
@@ -131,7 +140,8 @@ def evidence_from(
     with progress.stage(f"gathering evidence from {calibration.n_samples} samples"):
         evidence = gather(opened.analysis, calibration, batches, runtime, recipe.seed)
     with progress.stage("probing how much every group matters"):
-        return with_sensitivities(evidence, opened.analysis, _few(batches, opened), runtime)
+        few = few_for_probes(batches, opened, len(opened.analysis.groups))
+        return with_sensitivities(evidence, opened.analysis, few, runtime)
 
 
 def probed_at(
@@ -140,13 +150,14 @@ def probed_at(
     """Evidence with every group that a plan cuts probed at the width it has there."""
     widths = {group.name: group.width for group in opened.analysis.groups}
     silenced = {name: widths[name] - len(kept) for name, kept in plan.keep().items()}
+    few = few_for_probes(batches_for(opened, calibration), opened, len(widths))
     with progress.stage("probing every group at its width"):
-        return with_sensitivities(evidence, opened.analysis, _few(batches_for(opened, calibration), opened), runtime, silenced)
+        return with_sensitivities(evidence, opened.analysis, few, runtime, silenced)
 
 
-def _few(batches: Batches, opened: Opened) -> Batches:
+def few_for_probes(batches: Batches, opened: Opened, probes: int) -> Batches:
     """So many samples for every probe that all of them together take seconds, not minutes."""
-    work = max(1, opened.cost.dense().macs * len(opened.analysis.groups))
+    work = max(1, opened.cost.dense().macs * probes)
     wanted = min(MOST_PROBED, max(LEAST_PROBED, PROBED_MACS // work))
     fixed = evidence_data.fixed_batch(opened.model)
     if fixed is not None:

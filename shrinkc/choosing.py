@@ -27,13 +27,14 @@ def planned_in_turns(
     *,
     plan: Callable[[Evidence | None], Planned],
 ) -> Planned:
-    """Plan whose groups were probed at the widths they have in it, or nearly; the first one where errors choose nothing."""
-    with progress.stage("allocating"):
-        planned = plan(evidence)
+    """Plan whose groups were probed at the widths they have in it, or nearly; the first one where errors choose nothing.
+
+    ``plan`` shows its own stages.
+    """
+    planned = plan(evidence)
     if evidence is None or calibration is None or not follows_errors(recipe):
         return planned
     for _ in range(TURNS):
         evidence = probed_at(planned.plan, evidence, opened, calibration, runtime, progress)
-        with progress.stage("allocating again"):
-            planned = plan(evidence)
+        planned = plan(evidence)
     return planned

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from shrinkc import ir as shrinkc_ir
 from shrinkc import precision, registry
 from shrinkc.api import Engine, RunConfig, RuntimeAdapter
-from shrinkc.errors import BuildError, ShrinkcError
+from shrinkc.errors import BuildError, RecipeError, ShrinkcError
 from shrinkc.evidence import data as evidence_data
 from shrinkc.evidence import quality as evidence_quality
 from shrinkc.evidence.data import Data
@@ -99,6 +99,19 @@ def folder_of(output: Path, target: Target) -> Path:
 def is_wanted(target: Target) -> bool:
     """Whether a target's files are written."""
     return target.runtime in RUNTIMES and not target.is_here
+
+
+def check_folder(output: Path, target: Target) -> None:
+    """Refuse a folder that cannot be made.
+
+    Raises
+    ------
+    RecipeError
+        A file is in the way.
+    """
+    folder = folder_of(output, target)
+    if is_wanted(target) and folder.exists() and not folder.is_dir():
+        raise RecipeError("a result cannot be written there", where=str(folder), because="a file is in the way")
 
 
 def emit(output: Path, opened: Opened, target: Target, runtime: RuntimeAdapter, samples: Data | None) -> Deployment:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +12,7 @@ import onnx_ir as ir
 
 from shrinkc import ir as shrinkc_ir
 from shrinkc import registry, shapes
-from shrinkc.analysis.cost import CostModel
+from shrinkc.analysis.cost import Cost, CostModel
 from shrinkc.analysis.groups import Analysis, analyse
 from shrinkc.analysis.labels import Shape
 from shrinkc.canonicalize import drop_unused
@@ -29,7 +29,8 @@ class Opened:
     """A model, analysed.
 
     ``assumed`` names the inputs with free sizes besides the batch that neither the user nor the data gave; ``inlined`` the
-    local functions whose bodies were put in the place of their calls.
+    local functions whose bodies were put in the place of their calls; ``merged`` the layers whose factors were put back
+    together.
     """
 
     path: Path
@@ -41,6 +42,7 @@ class Opened:
     inlined: tuple[str, ...]
     analysis: Analysis
     cost: CostModel
+    merged: tuple[str, ...] = ()
 
     @property
     def has_data_file(self) -> bool:
@@ -57,13 +59,20 @@ def loaded(source: Path, progress: Progress) -> Iterator[ir.Model]:
         yield model
 
 
-def open_model(path: Path, recipe: Recipe, data: Data | None, model: ir.Model, progress: Progress) -> Opened:
+Merge = Callable[[ir.Model, dict[str, Shape]], tuple[str, ...]]
+"""Puts factors of a model back together, in place, at the shapes of its inputs."""
+
+
+def open_model(
+    path: Path, recipe: Recipe, data: Data | None, model: ir.Model, progress: Progress, merge: Merge | None = None
+) -> Opened:
     """Inline a loaded model's functions, drop its dead nodes, both in place, and analyse it at the right shapes."""
     inlined = inline_functions(model)
     if recipe.optimize:
         drop_unused(model)  # they would go in the end, and a plan should not name what is not there any more
     given = _given_shapes(model, recipe, data)
     sizes = shapes.input_shapes(model, given)
+    merged = () if merge is None else merge(model, sizes)
     with progress.stage("analysing channels"):
         rules, kinds = registry.operator_rules(), recipe.kinds()
         analysis = analyse(
@@ -78,7 +87,12 @@ def open_model(path: Path, recipe: Recipe, data: Data | None, model: ir.Model, p
     size = file_bytes(path, model)
     cost = CostModel(analysis, max(0, size - shrinkc_ir.size_bytes(model)))
     assumed = tuple(name for name in shapes.with_free_sizes(model) if name not in given)
-    return Opened(path, model, sha256(path), size, sizes, assumed, inlined, analysis, cost)
+    return Opened(path, model, sha256(path), size, sizes, assumed, inlined, analysis, cost, merged)
+
+
+def counted_cost(model: ir.Model, sizes: dict[str, Shape]) -> Cost:
+    """Cost of a model as it is, counted anew; its bytes are those of its tensors."""
+    return CostModel(analyse(model, sizes, registry.operator_rules())).dense()
 
 
 def _given_shapes(model: ir.Model, recipe: Recipe, data: Data | None) -> dict[str, Shape]:

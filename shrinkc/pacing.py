@@ -9,7 +9,6 @@ import numpy as np
 import onnx_ir as ir
 
 from shrinkc import ir as shrinkc_ir
-from shrinkc.analysis.groups import BoolArray
 from shrinkc.api import RunConfig, RuntimeAdapter, Session
 from shrinkc.budget import Budget
 from shrinkc.errors import BudgetError, RecipeError
@@ -17,6 +16,7 @@ from shrinkc.latency.probe import Comparison
 from shrinkc.latency.recording import least_seconds
 from shrinkc.log import Progress
 from shrinkc.opening import Opened
+from shrinkc.plan import Plan
 from shrinkc.planning import Planned
 from shrinkc.recipe import Recipe
 from shrinkc.timing import made_up_feed
@@ -47,9 +47,11 @@ def paced(
     progress: Progress,
     *,
     planned_for: Planner,
-    cut: Callable[[BoolArray], ir.Model],
+    built: Callable[[Plan], ir.Model],
 ) -> Planned:
     """Plan whose measured time comes closest to a budget from below; the fastest found, if none meets it.
+
+    ``built`` carries a plan out.
 
     Raises
     ------
@@ -67,7 +69,7 @@ def paced(
             plan = _planned(planned_for, recipe, share, is_first=not found)
         if plan is None:
             break
-        pruned = runtime.load(shrinkc_ir.loadable(cut(opened.analysis.keep_mask(plan.plan.keep()))), config)
+        pruned = runtime.load(shrinkc_ir.loadable(built(plan.plan)), config)
         measured = measured_share(dense, pruned, feed, threads)
         found.append((measured, plan))
         if CLOSE * wanted <= measured <= wanted:

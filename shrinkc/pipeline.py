@@ -2,54 +2,36 @@
 
 from __future__ import annotations
 
-import gc
-import json
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import onnx_ir as ir
-
-from shrinkc import emitting, planning, recipe_files, recovering, registry, target, timing, verify
+from shrinkc import emitting, merging, planning, recipe_files, recovering, registry, target, timing
 from shrinkc import ir as shrinkc_ir
 from shrinkc import plan as plans
-from shrinkc.analysis.groups import Analysis, BoolArray
-from shrinkc.api import Evidence, FloatArray, Repaired, RunConfig, RuntimeAdapter
-from shrinkc.calibrating import Samples, evidence_from, for_recovery, makes_up_data, needs_data, needs_gradients, shared_out
-from shrinkc.canonicalize import canonicalize
-from shrinkc.choosing import planned_in_turns
-from shrinkc.errors import BudgetError, GateError, RecipeError, VerificationError
+from shrinkc.api import RunConfig, RuntimeAdapter
+from shrinkc.artifacts import Artifacts, check_paths
+from shrinkc.calibrating import for_recovery, makes_up_data, needs_data, needs_gradients, shared_out
+from shrinkc.carrying_out import built, recovered
+from shrinkc.deciding import check_not_empty, decided
+from shrinkc.errors import GateError, RecipeError
 from shrinkc.evidence import data as evidence_data
 from shrinkc.evidence import gradients as evidence_gradients
 from shrinkc.evidence import sources
-from shrinkc.evidence.quality import Quality
-from shrinkc.files import sha256, write_text
+from shrinkc.factorising import Factorising, layer_times
+from shrinkc.files import write_text
 from shrinkc.log import Progress, Silent
 from shrinkc.measuring import measured
 from shrinkc.opening import Opened, loaded, open_model
-from shrinkc.pacing import missed, paced
+from shrinkc.pacing import missed
 from shrinkc.plan import Plan
-from shrinkc.planning import Planned, Scored
-from shrinkc.recipe import Recipe
-from shrinkc.repairing import repaired
-from shrinkc.report import facts
-from shrinkc.report import json as report_json
-from shrinkc.report import markdown as report_markdown
-from shrinkc.report.model import Calibration, Report, group_rows
-from shrinkc.searching import largest_cut
-from shrinkc.surgery import remove_channels
-from shrinkc.target import Target
+from shrinkc.planning import Planned
+from shrinkc.recipe import CHANNELS, Recipe
+from shrinkc.report.model import Report
+from shrinkc.reporting import carried_out, predicted, write_recipe, written
+from shrinkc.run import Run
 from shrinkc.timing import Timed
-from shrinkc.verify import Proof
-
-SIZE_TRIES = 4
-"""How often a plan is made again because the written file is larger than its tensors suggested."""
-
-LARGE_MODEL_BYTES = 32 << 20
-"""Copies of models of this size are looked for and let go of after the proof: graphs refer to themselves, so that Python would
-keep them, weights and all, until it happens to look."""
 
 DEFAULT_RECIPE = "default"
 """What is done with data where nothing was asked for; flags override single settings.  Without data channels are removed by
@@ -59,64 +41,6 @@ SLOWER_NOTE = "The compressed model measures SLOWER than the original on this ma
 
 CHECK_RUNTIME = "onnxruntime-cpu"
 """Runtime of the proof and of the quality measurement, whatever the target."""
-
-
-@dataclass(frozen=True)
-class Artifacts:
-    """Where a run writes.
-
-    Attributes
-    ----------
-    output : Path
-        The compressed model; report and recipe lie beside it under the same stem.
-    plan : Path or None
-    checkpoint : Path or None
-        Of the recovery.
-    """
-
-    output: Path
-    plan: Path | None
-    checkpoint: Path | None = None
-
-    def written(self) -> list[Path]:
-        """Every file a run may write."""
-        results = [".onnx.data", ".report.json", ".report.md", ".recipe.json", ".rejected.onnx"]
-        plan = self.plan or self.beside(".plan.json")
-        progress = [] if self.checkpoint is None else [self.checkpoint]
-        return [self.output, plan, *progress, *(self.beside(suffix) for suffix in results)]
-
-    def beside(self, suffix: str) -> Path:
-        """Path of the output with another suffix."""
-        return self.output.with_name(self.output.name.removesuffix(".onnx") + suffix)
-
-
-@dataclass(frozen=True)
-class Run:
-    """What the stages after opening share.
-
-    Attributes
-    ----------
-    opened : Opened
-    recipe : Recipe
-    artifacts : Artifacts
-    samples : Samples
-    runtime : RuntimeAdapter
-        Of the evidence, the proof and the measurements.
-    progress : Progress
-    threads : int
-        Of the latency measurements.
-    timed : Timed or None
-        What the forecast of latency rests on, where there is one.
-    """
-
-    opened: Opened
-    recipe: Recipe
-    artifacts: Artifacts
-    samples: Samples
-    runtime: RuntimeAdapter
-    progress: Progress
-    threads: int = 1
-    timed: Timed | None = None
 
 
 def compress(
@@ -207,17 +131,22 @@ def compress(
     artifacts = Artifacts(
         Path(output) if output is not None else Path(f"{source.stem}.shrunk.onnx"), _path(save_plan), _path(checkpoint)
     )
-    _check_folder(artifacts, target.load(recipe.target))
-    _check_paths(artifacts, read=[source, *map(_path, (data, eval_data, preprocess, gradients, plan))])
+    emitting.check_folder(artifacts.output, target.load(recipe.target))
+    check_paths(artifacts, read=[source, *map(_path, (data, eval_data, preprocess, gradients, plan))])
     with loaded(source, progress) as opened_model:
         stored = [Path(os.fspath(tensor.path)) for tensor in shrinkc_ir.external_tensors(opened_model)]
-        _check_paths(artifacts, read=stored)
+        check_paths(artifacts, read=stored)
         given, judged = sources.load_given(data, eval_data, opened_model, preprocess, samples)
-        opened = open_model(source, recipe, given or judged, opened_model, progress)
+        runtime: RuntimeAdapter = registry.load("runtimes", CHECK_RUNTIME)()
+        merge = (
+            merging.merge_for(runtime, threads, progress, is_timed=measure_latency and not dry_run)
+            if recipe.merge_factors
+            else None
+        )
+        opened = open_model(source, recipe, given or judged, opened_model, progress, merge)
         for real in (given, judged):
             if real is not None:
                 evidence_data.check_labels(real, [opened.analysis.shadow.shape(value) for value in opened_model.graph.outputs])
-        runtime: RuntimeAdapter = registry.load("runtimes", CHECK_RUNTIME)()
         is_made_up = makes_up_data(recipe, is_replay=saved is not None)
         recovering.check(recipe, opened.model, given, makes_up_data=is_made_up)
         is_differentiated = saved is None and gradients is None and given is not None and needs_gradients(recipe)
@@ -226,18 +155,23 @@ def compress(
         tables = timing.Sources(_path(latency_table), _path(latency_cache) or timing.cache_folder())
         timed = _timed(opened, recipe, runtime, threads, tables, progress) if saved is None else None
         opened = opened if timed is None else timing.with_forecast(opened, timed)
-        run = Run(opened, recipe, artifacts, for_recovery(shared, opened, recipe), runtime, progress, threads, timed)
+        shared = for_recovery(shared, opened, recipe)
+        times = layer_times(opened, recipe, runtime, threads) if measure_latency and not dry_run else None
+        factorising = Factorising(opened, recipe, shared.calibration, runtime, progress, times)
+        run = Run(opened, recipe, artifacts, shared, runtime, progress, factorising, threads, timed)
         if saved is None:
             known = {} if gradients is None else evidence_gradients.load(gradients, opened.analysis)
             if is_differentiated and run.samples.calibration is not None:
                 known = recovering.gradients_from(opened, run.samples.calibration, progress)
-            chosen = _plan(run, known)
+            chosen = decided(run, known)
         else:
             chosen = Planned(planning.replayed(saved, opened.analysis, opened.sha256, str(plan)), {})
-        _check_not_empty(chosen.plan, opened.analysis)
+        if not opened.merged:
+            check_not_empty(chosen.plan, opened.analysis)
         if dry_run:
             write_text(artifacts.plan or artifacts.beside(".plan.json"), plans.dumps(chosen.plan))
-            return _predicted(run, chosen)
+            write_recipe(recipe, artifacts)
+            return predicted(run, chosen)
         return _carry_out(run, chosen, measure_latency)
 
 
@@ -247,12 +181,20 @@ def _timed(
     """Times of the layers, where a budget asks for them or a table gives them."""
     if recipe.latency_budget() is None and tables.table is None:
         return None
+    if recipe.method != CHANNELS:
+        raise RecipeError(
+            "a table of layers does not predict how long factors take",
+            where=f"--latency-table, --method {recipe.method}",
+            hint="leave one of them out",
+        )
     return timing.timed(opened, target.load(recipe.target), runtime, RunConfig(threads=threads), tables, progress)
 
 
 def _settings_of(saved: Plan) -> dict[str, Any]:
     """Settings that a replay takes from the plan: what the groups are, and how the rest is repaired."""
-    names = ("prune", "independent_groups", "compensation")
+    names = ["prune", "independent_groups", "compensation"]
+    if saved.ranks:
+        names += ["method", "factorization", "forms", "round_to"]
     return {name: saved.settings[name] for name in names if saved.settings.get(name) is not None}
 
 
@@ -260,145 +202,22 @@ def _path(path: str | os.PathLike[str] | None) -> Path | None:
     return None if path is None else Path(path)
 
 
-def _check_folder(artifacts: Artifacts, chosen: Target) -> None:
-    folder = emitting.folder_of(artifacts.output, chosen)
-    if emitting.is_wanted(chosen) and folder.exists() and not folder.is_dir():
-        raise RecipeError("a result cannot be written there", where=str(folder), because="a file is in the way")
-
-
-def _check_paths(artifacts: Artifacts, read: Sequence[Path | None]) -> None:
-    """Refuse to write over anything that is read, or over another result."""
-    if artifacts.output.suffix != ".onnx":
-        raise RecipeError("the output must be an .onnx file", where=str(artifacts.output))
-    taken = {path.resolve(): "is read by this run" for path in read if path is not None}
-    for path in artifacts.written():
-        if path.resolve() in taken:
-            raise RecipeError(
-                f"a result would overwrite a file that {taken[path.resolve()]}", where=str(path), hint="choose another name"
-            )
-        if path.is_dir() or any(parent.exists() and not parent.is_dir() for parent in path.parents):
-            raise RecipeError("a result cannot be written there", where=str(path), because="a folder or file is in the way")
-        taken[path.resolve()] = "this run writes too"
-
-
-def _plan(run: Run, gradients: Mapping[str, FloatArray]) -> Planned:
-    evidence = evidence_from(run.opened, run.recipe, run.samples.calibration, run.runtime, run.progress)
-    if gradients:
-        evidence = replace(evidence or Evidence(), gradients=gradients)
-    if run.recipe.max_drop is not None:
-        return largest_cut(
-            run.opened,
-            run.recipe,
-            run.samples,
-            run.runtime,
-            run.progress,
-            planned_for=lambda recipe: _planned(run, recipe, evidence),
-            cut=lambda is_kept: _cut(run.opened, run.recipe, is_kept),
-        )
-    budget = run.recipe.latency_budget()
-    if budget is not None and run.timed is not None and run.timed.basis == timing.MEASURED:
-        return paced(
-            run.opened,
-            run.recipe,
-            budget,
-            run.runtime,
-            run.threads,
-            run.progress,
-            planned_for=lambda recipe: _planned(run, recipe, evidence),
-            cut=lambda is_kept: _cut(run.opened, run.recipe, is_kept),
-        )
-    return _planned(run, run.recipe, evidence)
-
-
-def _planned(run: Run, recipe: Recipe, evidence: Evidence | None) -> Planned:
-    with run.progress.stage("scoring"):
-        scored = planning.scored_by(run.opened.analysis, recipe, evidence)
-    return planned_in_turns(
-        run.opened,
-        recipe,
-        evidence,
-        run.samples.calibration,
-        run.runtime,
-        run.progress,
-        plan=lambda known: _plan_within_size(run.opened, recipe, known, scored),
-    )
-
-
-def _check_not_empty(chosen: Plan, analysis: Analysis) -> None:
-    if chosen.removes_nothing:
-        raise BudgetError(
-            "the plan removes nothing",
-            because=_why_nothing(analysis),
-            hint="lower --round-to or ask for more; `shrinkc inspect` lists what is tied and what must stay",
-        )
-
-
-def _plan_within_size(opened: Opened, recipe: Recipe, evidence: Evidence | None, scored: Scored) -> Planned:
-    """Plan whose written file meets the budget of bytes: what the graph itself takes is only known once it is cut."""
-    budgets = [budget.of(opened.cost.dense()) for budget in recipe.budgets()]
-    limits = [budget.amount for budget in budgets if budget.quantity == "size_bytes"]
-    cost, excess = opened.cost, 0
-    for _ in range(SIZE_TRIES):
-        planned = planning.planned_for(opened.analysis, recipe, budgets, cost, opened.sha256, evidence, scored)
-        if not limits:
-            return planned
-        is_kept = opened.analysis.keep_mask(planned.plan.keep())
-        size = shrinkc_ir.written_bytes(_cut(opened, recipe, is_kept))
-        excess = size - cost.of(is_kept).size_bytes
-        if size <= min(limits):
-            return planned
-        cost = cost.plus_overhead(excess)
-    raise BudgetError(
-        "no plan was found whose file meets the budget", because=f"the graph itself takes {excess} bytes more than expected"
-    )
-
-
-def _cut(opened: Opened, recipe: Recipe, is_kept: BoolArray) -> ir.Model:
-    pruned = remove_channels(opened.analysis, is_kept, opened.shapes)
-    return canonicalize(pruned) if recipe.optimize else pruned
-
-
-def _why_nothing(analysis: Analysis) -> str:
-    tied = [group.name for group in analysis.groups if group.width == 1]
-    if tied:
-        return f"all channels of {', '.join(tied[:3])} are tied to each other, and no other group can get narrower"
-    return "every group is at its smallest admissible width"
-
-
 def _carry_out(run: Run, chosen: Planned, measure_latency: bool) -> Report:
     opened, artifacts = run.opened, run.artifacts
-    is_kept = opened.analysis.keep_mask(chosen.plan.keep())
-    with run.progress.stage("removing channels"):
-        pruned = _cut(opened, run.recipe, is_kept)
-    proof = _prove(run, pruned, is_kept)
-    if opened.size_bytes > LARGE_MODEL_BYTES:
-        gc.collect()
-    repair = repaired(opened, run.recipe, pruned, is_kept, run.samples.calibration, run.runtime, run.progress)
-    recovered = recovering.recovered(
-        opened, run.recipe, pruned, is_kept, run.samples.training, run.runtime, run.progress, artifacts.checkpoint
-    )
+    made = built(run, chosen.plan)
+    learnt = recovered(run, made.model, chosen.plan)
     if artifacts.plan is not None:
-        changed = tuple(dict.fromkeys((*repair.tensors, *recovered.tensors)))
+        changed = tuple(dict.fromkeys((*made.repair.tensors, *learnt.tensors)))
         write_text(artifacts.plan, plans.dumps(replace(chosen.plan, compensated=changed)))
     with run.progress.stage("writing the model"):
         # Weights that came in a file of their own leave in one.
         limit = shrinkc_ir.INLINE_LIMIT_BYTES if opened.has_data_file else shrinkc_ir.PROTOBUF_LIMIT_BYTES
-        written = shrinkc_ir.save(pruned, artifacts.output, single_file_bytes=limit)
-    if recovered.error is not None:
-        recovered.error.hint = f"{recovered.error.hint}; the best model so far is at {artifacts.output}"
-        raise recovered.error
-    predicted = opened.cost.of(is_kept)
-    report = replace(
-        _predicted(run, chosen),
-        is_written=True,
-        output_sha256=sha256(artifacts.output),
-        after=replace(predicted, size_bytes=written),
-        proof=proof,
-        proof_note="" if proof else "not run: --no-verify",
-        calibration=_calibration(run, repair),
-        recovery=recovered.recovery,
-        notes=(*_notes(run), *chosen.notes, *repair.notes),
-    )
+        size = shrinkc_ir.save(made.model, artifacts.output, single_file_bytes=limit)
+    if learnt.error is not None:
+        learnt.error.hint = f"{learnt.error.hint}; the best model so far is at {artifacts.output}"
+        raise learnt.error
+    write_recipe(run.recipe, artifacts)
+    report = carried_out(run, chosen, made, learnt, size)
     judged = run.samples.evaluation
     report = measured(report, opened, artifacts.output, run.runtime, judged, run.threads, measure_latency, run.progress)
     return _judged(run, _emitted(run, report))
@@ -427,113 +246,14 @@ def _judged(run: Run, report: Report) -> Report:
     """
     budget = run.recipe.latency_budget()
     if report.latency is None:
-        return _written(report, run.artifacts)
+        return written(report, run.artifacts)
     is_measured = run.timed is not None and run.timed.basis == timing.MEASURED
     failure = missed(budget, report.latency) if budget is not None and is_measured else ""
     if report.latency.fair_speedup < 1:
         report = replace(report, notes=(SLOWER_NOTE, *report.notes))
     if not failure:
-        return _written(report, run.artifacts)
+        return written(report, run.artifacts)
     rejected = run.artifacts.beside(".rejected.onnx")
     os.replace(run.artifacts.output, rejected)
-    _written(replace(report, output=str(rejected), notes=(f"REJECTED: {failure}.", *report.notes)), run.artifacts)
+    written(replace(report, output=str(rejected), notes=(f"REJECTED: {failure}.", *report.notes)), run.artifacts)
     raise GateError(failure, where=str(run.artifacts.output), hint=f"the model is kept at {rejected}; ask for less")
-
-
-def _calibration(run: Run, repair: Repaired) -> Calibration | None:
-    used = run.samples.calibration
-    if used is None:
-        return None
-    return Calibration(used.source, used.n_samples, used.is_synthetic, run.recipe.compensation, repair.layers)
-
-
-def _prove(run: Run, pruned: ir.Model, is_kept: BoolArray) -> Proof | None:
-    """Proof of the surgery itself, before anything is compensated."""
-    if not run.recipe.verify:
-        return None
-    opened, real = run.opened, run.samples.evaluation or run.samples.calibration
-    head = None if real is None else real.head(evidence_data.fixed_batch(opened.model) or 2)
-    with run.progress.stage("proving the surgery"):
-        try:
-            return verify.prove(
-                opened.analysis, is_kept, pruned, opened.shapes, run.runtime, seed=run.recipe.seed, samples=head
-            )
-        except VerificationError as error:
-            rejected = run.artifacts.beside(".rejected.onnx")
-            shrinkc_ir.save(pruned, rejected)
-            error.hint = f"{error.hint + '; ' if error.hint else ''}the rejected model is kept at {rejected}"
-            raise
-
-
-def _predicted(run: Run, chosen: Planned) -> Report:
-    """Report of what a plan will do; nothing is measured yet."""
-    opened, recipe, artifacts = run.opened, run.recipe, run.artifacts
-    cost = opened.cost.of(opened.analysis.keep_mask(chosen.plan.keep()))
-    write_recipe(recipe, artifacts)
-    before = opened.cost.dense()
-    return Report(
-        model=opened.path.name,
-        model_sha256=opened.sha256,
-        output=str(artifacts.output),
-        output_sha256=None,
-        recipe=recipe.to_json(),
-        recipe_sha256=recipe.sha256(),
-        input_shapes=opened.shapes,
-        before=replace(before, size_bytes=opened.size_bytes),
-        after=cost,
-        is_written=False,
-        groups=group_rows(opened.analysis, chosen.plan, chosen.forecast),
-        refusals=tuple(opened.analysis.refusals),
-        quality=Quality(),
-        latency=None,
-        latency_note="not run: dry run",
-        proof=None,
-        proof_note="not run: dry run",
-        runtimes=(),
-        versions=facts.versions(),
-        machine=facts.machine(),
-        latency_basis="" if run.timed is None else f"{run.timed.basis}: {run.timed.detail}",
-        notes=(*_notes(run), *chosen.notes),
-    )
-
-
-def _notes(run: Run) -> tuple[str, ...]:
-    """What was done to the model, or taken for granted about it, without being asked for."""
-    about_samples = (run.samples.note,) if run.samples.note else ()
-    return (*_inlined(run.opened), *_assumptions(run.opened), *about_samples)
-
-
-def _inlined(opened: Opened) -> tuple[str, ...]:
-    if not opened.inlined:
-        return ()
-    return (f"Local functions were put in the place of their calls: {', '.join(opened.inlined)}.",)
-
-
-def _assumptions(opened: Opened) -> tuple[str, ...]:
-    """What was taken for granted about sizes nobody gave."""
-    if not opened.assumed:
-        return ()
-    sizes = ", ".join(f"{name} {'x'.join(map(str, opened.shapes[name]))}" for name in opened.assumed)
-    return (
-        f"Free sizes were assumed for the analysis and for counting MACs: {sizes} (--input-shapes or --data say otherwise).",
-    )
-
-
-def write_recipe(recipe: Recipe, artifacts: Artifacts) -> None:
-    """Write the resolved recipe beside the output."""
-    write_text(artifacts.beside(".recipe.json"), json.dumps(recipe.to_json(), indent=1) + "\n")
-
-
-def _written(report: Report, artifacts: Artifacts) -> Report:
-    files = {
-        "model": report.output or str(artifacts.output),
-        "report": str(artifacts.beside(".report.json")),
-        "summary": str(artifacts.beside(".report.md")),
-        "recipe": str(artifacts.beside(".recipe.json")),
-    }
-    if artifacts.plan is not None:
-        files["plan"] = str(artifacts.plan)
-    report = replace(report, files={**files, **report.files})
-    write_text(artifacts.beside(".report.json"), report_json.dumps(report))
-    write_text(artifacts.beside(".report.md"), report_markdown.render(report))
-    return report

@@ -23,6 +23,25 @@ class Keep:
 
 
 @dataclass(frozen=True)
+class Rank:
+    """Step: put factors of a rank in the place of a layer.
+
+    Attributes
+    ----------
+    layer : str
+        Name of its output, which stays.
+    form : str
+        Name of the rewrite.
+    rank : int
+        Of every group of a grouped convolution.
+    """
+
+    layer: str
+    form: str
+    rank: int
+
+
+@dataclass(frozen=True)
 class TensorSlice:
     """Indices of the original tensor that go, along one axis.
 
@@ -62,6 +81,8 @@ class Plan:
         The resolved recipe that led to the plan.
     compensated : tuple of str
         Tensors that were given other values after the cut.
+    ranks : tuple of Rank
+        Steps that follow the removal of channels.
     """
 
     model_sha256: str
@@ -69,6 +90,12 @@ class Plan:
     groups: tuple[PlannedGroup, ...]
     settings: Mapping[str, Any] = field(default_factory=dict)
     compensated: tuple[str, ...] = ()
+    ranks: tuple[Rank, ...] = ()
+
+    @property
+    def changes_nothing(self) -> bool:
+        """Whether every channel stays and every layer is whole."""
+        return self.removes_nothing and not self.ranks
 
     @property
     def removes_nothing(self) -> bool:
@@ -93,7 +120,10 @@ def to_json(plan: Plan) -> dict[str, Any]:
         "format": FORMAT,
         "model_sha256": plan.model_sha256,
         "settings": dict(plan.settings),
-        "steps": [{"keep": step.group, "indices": list(step.indices)} for step in plan.steps],
+        "steps": [
+            *({"keep": step.group, "indices": list(step.indices)} for step in plan.steps),
+            *({"factorise": step.layer, "form": step.form, "rank": step.rank} for step in plan.ranks),
+        ],
         "groups": [
             {
                 "name": group.name,
@@ -131,7 +161,11 @@ def from_json(data: Any) -> Plan:
     try:
         plan = Plan(
             model_sha256=str(data["model_sha256"]),
-            steps=tuple(Keep(_text(step["keep"]), tuple(int(i) for i in step["indices"])) for step in data["steps"]),
+            steps=tuple(
+                Keep(_text(step["keep"]), tuple(int(i) for i in step["indices"]))
+                for step in data["steps"]
+                if "factorise" not in step
+            ),
             groups=tuple(
                 PlannedGroup(
                     group["name"], int(group["width"]), int(group["kept"]), tuple(_slice_from_json(s) for s in group["slices"])
@@ -140,6 +174,11 @@ def from_json(data: Any) -> Plan:
             ),
             settings=dict(data.get("settings", {})),
             compensated=tuple(_text(name) for name in data.get("compensated", [])),
+            ranks=tuple(
+                Rank(_text(step["factorise"]), _text(step["form"]), int(step["rank"]))
+                for step in data["steps"]
+                if "factorise" in step
+            ),
         )
         if list(data.get("reconstructed", [])) != plan.reconstructed:
             raise RecipeError("the plan asks for reconstruction", because="it does not say what was compensated")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx_ir as ir
@@ -17,21 +17,25 @@ from shrinkc.api import Allocator, Checking, Criterion, Evidence, FloatArray, Pr
 from shrinkc.budget import Budget
 from shrinkc.edits import make_plan
 from shrinkc.errors import BudgetError, PluginError, RecipeError, UnsupportedGraphError
+from shrinkc.factorable import Found
 from shrinkc.graphs import inner_graphs
 from shrinkc.plan import Plan
-from shrinkc.recipe import Recipe
+from shrinkc.rank_allocation import RankAllocating, best_forms
+from shrinkc.recipe import AUTO, LOWRANK, Recipe
 
 
 @dataclass(frozen=True)
 class Planned:
     """A plan, and what it is predicted to cost in every group whose consumers the evidence knows.
 
-    ``notes`` are sentences for the report: what the evidence looked at in part only.
+    ``notes`` are sentences for the report: what the evidence looked at in part only.  ``cost`` is what the model will cost
+    where layers are factorised, None where channels alone tell.
     """
 
     plan: Plan
     forecast: Mapping[str, GroupForecast]
     notes: tuple[str, ...] = ()
+    cost: Cost | None = None
 
 
 @dataclass(frozen=True)
@@ -79,7 +83,8 @@ def planned_for(
             "nothing in this model can be removed", because=_why(analysis), hint="`shrinkc inspect` lists every reason"
         )
     allocator: Allocator = registry.built("allocators", recipe.allocator)
-    problem = _problem(analysis, recipe, budgets, cost, evidence, scored or scored_by(analysis, recipe, evidence), allocator)
+    scored = scored or scored_by(analysis, recipe, evidence)
+    problem = channel_problem(analysis, recipe, budgets, cost, evidence, scored, allocator)
     if isinstance(allocator, Prescription):
         allocation = problem.at(1.0)
     elif recipe.prune_ratio is not None:
@@ -90,7 +95,58 @@ def planned_for(
     return Planned(plan, problem.forecast(allocation.keep), () if evidence is None else evidence.notes)
 
 
-def _problem(
+def planned_with_ranks(
+    analysis: Analysis,
+    recipe: Recipe,
+    budgets: Sequence[Budget],
+    cost: CostModel,
+    model_sha256: str,
+    evidence: Evidence | None,
+    scored: Scored | None = None,
+    *,
+    found: Found,
+    sensitivity: Mapping[str, float],
+) -> Planned:
+    """Plan of ranks, and of channels too where the method is ``auto``; ``scored`` is of the channels, see :func:`planned_for`.
+
+    Raises
+    ------
+    BudgetError
+        No layer can be factorised, or the budget is out of reach.
+    RecipeError
+        See :func:`planned_for`.
+    """
+    is_joint = recipe.method == AUTO and bool(analysis.groups)
+    if not found.candidates and not is_joint:
+        reasons = "; ".join(f"{layer.layer}: {layer.reason}" for layer in found.whole[:3])
+        raise BudgetError("no layer of this model can be factorised", because=reasons or "it has none of its own weights")
+    _check_not_met(budgets, cost.dense())
+    allocator: Allocator = registry.built("allocators", recipe.allocator)
+    channels = None
+    if is_joint:
+        scored = scored or scored_by(analysis, recipe, evidence)
+        channels = channel_problem(analysis, recipe, budgets, cost, evidence, scored, allocator)
+    problem = RankAllocating(
+        analysis,
+        cost,
+        allocator,
+        best_forms(found.candidates, FORM_SHARE),
+        channels=channels,
+        sensitivity=sensitivity,
+        quantities=[budget.quantity for budget in budgets] or ("macs",),
+    )
+    allocation = problem.within(budgets, found.whole)
+    plan = make_plan(analysis, allocation.keep, model_sha256, recipe.to_json())
+    forecast = {} if channels is None else channels.forecast(allocation.keep)
+    notes = () if evidence is None else evidence.notes
+    return Planned(replace(plan, ranks=allocation.ranks), forecast, notes, allocation.cost)
+
+
+FORM_SHARE = 0.5
+"""Share of a layer's work at which its forms are compared."""
+
+
+def channel_problem(
     analysis: Analysis,
     recipe: Recipe,
     budgets: Sequence[Budget],
@@ -99,6 +155,7 @@ def _problem(
     scored: Scored,
     allocator: Allocator,
 ) -> Allocating:
+    """The problem of which channels stay, as a recipe puts it."""
     return Allocating(
         analysis,
         cost,
@@ -134,17 +191,23 @@ def scored_by(analysis: Analysis, recipe: Recipe, evidence: Evidence | None) -> 
 
 def follows_errors(recipe: Recipe) -> bool:
     """Whether widths are chosen by predicted errors, so that another sensitivity would give others."""
+    if recipe.method == LOWRANK:
+        return False
     allocator: Allocator = registry.built("allocators", recipe.allocator)
     return allocator.needs_evidence and not isinstance(allocator, Prescription)
 
 
 def _within(problem: Allocating, budgets: Sequence[Budget], dense: Cost) -> Allocation:
+    _check_not_met(budgets, dense)
+    return problem.within(budgets)
+
+
+def _check_not_met(budgets: Sequence[Budget], dense: Cost) -> None:
     for budget in budgets:
         if budget.is_met(dense, dense):
             raise RecipeError(
                 "the model is within the budget already", where=budget.describe(dense), because=f"it has {budget.show(dense)}"
             )
-    return problem.within(budgets)
 
 
 def _criterion(analysis: Analysis, recipe: Recipe) -> Criterion:
@@ -224,6 +287,8 @@ def replayed(plan: Plan, analysis: Analysis, model_sha256: str, name: str) -> Pl
         ):
             raise RecipeError("the plan keeps impossible positions", where=step.group)
     fresh = make_plan(analysis, plan.keep(), model_sha256, plan.settings)
+    if len({step.layer for step in plan.ranks}) != len(plan.ranks):
+        raise RecipeError("the plan factorises a layer twice", where=name)
     if fresh.groups != plan.groups:
         raise RecipeError(
             "the plan's slices do not belong to its steps", where=name, hint="it was edited by hand or made by another version"

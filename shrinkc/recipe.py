@@ -19,6 +19,14 @@ NO_COMPENSATION = "none"
 DEFAULT_MACS = "70%"
 """Budget when none is given: a cut that leaves many models usable without recovery."""
 
+CHANNELS, LOWRANK, AUTO = "channels", "lowrank", "auto"
+
+METHODS = (CHANNELS, LOWRANK, AUTO)
+"""What a run may do to layers: remove channels, factorise, or whichever of both costs least."""
+
+JOINT_ALLOCATOR = "lagrangian"
+"""Allocator of ranks where none was asked for: their errors are known without data too, of the weights at least."""
+
 AMOUNTS = ("prune_ratio", "macs", "params", "size", "latency", "speedup", "max_drop")
 """Settings that say how much goes."""
 
@@ -40,6 +48,14 @@ class Recipe:
         The same as a factor: 2 asks for half the time.
     max_drop : float or None
         Largest drop, in points, that is allowed; excludes ratio and budgets.
+    method : str
+        ``channels`` removes channels, ``lowrank`` factorises layers, ``auto`` chooses for each layer.
+    factorization : str
+        How factors are found: a plug-in name.
+    forms : str or None
+        What factorised layers may look like: names of rewrites, comma-separated; None is those that take little time to try.
+    merge_factors : bool
+        First put pairs of factors back together where the layer is better off whole; alone, nothing else is done.
     criterion, allocator : str
         Plug-in names; a parameter may follow after a colon.  With an allocator that prescribes widths there is no budget, no
         ratio, and widths are rounded to nothing.
@@ -72,6 +88,10 @@ class Recipe:
     latency: str | None = None
     speedup: float | None = None
     max_drop: float | None = None
+    method: str = CHANNELS
+    factorization: str = "bn-svd"
+    forms: str | None = None
+    merge_factors: bool = False
     criterion: str = "l2"
     allocator: str = "uniform"
     compensation: str = NO_COMPENSATION
@@ -87,6 +107,11 @@ class Recipe:
     verify: bool = True
     input_shapes: Mapping[str, tuple[int, ...]] | None = None
     seed: int = 0
+
+    @property
+    def only_merges(self) -> bool:
+        """Whether factors are put back together and nothing else is asked for."""
+        return self.merge_factors and all(getattr(self, name) is None for name in AMOUNTS)
 
     def kinds(self) -> frozenset[Kind]:
         """Kinds of channels that may go."""
@@ -132,11 +157,13 @@ def resolve(**settings: Any) -> Recipe:
         )
     given = {name: value for name, value in settings.items() if value is not None}
     chosen = target.load(given.get("target", "cpu"))
+    if given.get("method", CHANNELS) != CHANNELS:
+        given.setdefault("allocator", JOINT_ALLOCATOR)
     if isinstance(registry.built("allocators", given.get("allocator", Recipe.allocator)), Prescription):
         _check_prescribed(given)
     else:
         given.setdefault("round_to", chosen.channel_multiple)
-        if not any(name in given for name in AMOUNTS):
+        if not any(name in given for name in AMOUNTS) and not given.get("merge_factors"):
             given["macs"] = DEFAULT_MACS
     for name in ("exclude", "include"):
         given[name] = tuple(given.get(name, ()))
@@ -181,3 +208,27 @@ def _check(recipe: Recipe) -> None:
             raise RecipeError("must be at least 1", where=f"--{name.replace('_', '-')} {getattr(recipe, name)}")
     recipe.budgets()
     recipe.kinds()
+    _check_method(recipe)
+
+
+def _check_method(recipe: Recipe) -> None:
+    if recipe.method not in METHODS:
+        raise RecipeError("no such method", where=f"--method {recipe.method}", hint=f"known: {', '.join(METHODS)}")
+    if recipe.method == CHANNELS:
+        return
+    if recipe.prune_ratio is not None:
+        raise RecipeError(
+            "a ratio is one of channels; ranks need a budget", where=f"--method {recipe.method}", hint="give --macs or --params"
+        )
+    if recipe.latency_budget() is not None:
+        raise RecipeError(
+            "a budget of time is met by removing channels",
+            where=f"--method {recipe.method}",
+            because="nothing predicts how long factors take before they are built",
+            hint="give --macs or --params; layers that gain no time stay whole all the same",
+        )
+    if isinstance(registry.built("allocators", recipe.allocator), Prescription):
+        raise RecipeError("the allocator prescribes widths of channels", where=f"--allocator {recipe.allocator}")
+    registry.built("factorizations", recipe.factorization)
+    for name in [] if recipe.forms is None else recipe.forms.split(","):
+        registry.built("rewrites", name.strip())

@@ -15,6 +15,8 @@ SINGULAR = {
     "compensation": "compensation",
     "runtimes": "runtime",
     "oprules": "operator rules",
+    "rewrites": "rewrite",
+    "factorizations": "factorization",
     "training": "training method",
     "torch_ops": "torch operators",
 }

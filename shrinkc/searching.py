@@ -8,7 +8,6 @@ from dataclasses import replace
 import onnx_ir as ir
 
 from shrinkc import ir as shrinkc_ir
-from shrinkc.analysis.groups import BoolArray
 from shrinkc.api import RunConfig, RuntimeAdapter, Session
 from shrinkc.calibrating import Samples
 from shrinkc.errors import BudgetError, RecipeError
@@ -22,7 +21,6 @@ from shrinkc.opening import Opened
 from shrinkc.plan import Plan
 from shrinkc.planning import Planned
 from shrinkc.recipe import Recipe
-from shrinkc.repairing import repaired
 
 SMALLEST_SHARE, LARGEST_SHARE = 0.05, 0.98
 """Shares of the MACs between which the cut is looked for."""
@@ -39,9 +37,11 @@ def largest_cut(
     progress: Progress,
     *,
     planned_for: Callable[[Recipe], Planned],
-    cut: Callable[[BoolArray], ir.Model],
+    built: Callable[[Plan], ir.Model],
 ) -> Planned:
     """Plan with the fewest MACs found whose drop, measured on held-out samples after compensation, is within the limit.
+
+    ``built`` carries a plan out, compensation included.
 
     Raises
     ------
@@ -57,10 +57,7 @@ def largest_cut(
     dense = runtime.load(shrinkc_ir.loadable(opened.model), RunConfig(threads=0))
 
     def measured_drop(plan: Plan) -> float:
-        is_kept = opened.analysis.keep_mask(plan.keep())
-        pruned = cut(is_kept)
-        repaired(opened, recipe, pruned, is_kept, samples.calibration, runtime, progress)
-        return drop_of(_quality(dense, pruned, judged, runtime, opened))
+        return drop_of(_quality(dense, built(plan), judged, runtime, opened))
 
     best: Planned | None = None
     low, share, high = SMALLEST_SHARE, LARGEST_SHARE, LARGEST_SHARE

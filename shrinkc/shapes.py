@@ -147,6 +147,7 @@ class Shadow:
 
     def __init__(self, model: ir.Model, shapes: Mapping[str, tuple[int, ...]]) -> None:
         self.opsets = dict(model.graph.opset_imports)
+        self.input_shapes = dict(shapes)
         self._opset_protos = [onnx.helper.make_opsetid(domain, version) for domain, version in self.opsets.items()]
         self._sizes = _named_sizes(model, shapes)
         self._facts: dict[ir.Value, Fact] = {}

@@ -114,7 +114,7 @@ def prove(
     """
     edits = tensor_edits(analysis, is_kept)
     _check_tensors(pruned, edits)
-    strict = _check_strict_shapes(analysis.model, pruned)
+    strict = check_strict_shapes(analysis.model, pruned)
     trials = tuple(_trials(analysis, is_kept, pruned, edits, shapes, runtime, seed, samples))
     exact = sum(group.is_exact for group in analysis.groups)
     return Proof(trials, exact, len(analysis.groups) - exact, strict)
@@ -134,8 +134,8 @@ def _check_tensors(pruned: ir.Model, edits: Sequence[TensorEdit]) -> None:
             raise VerificationError("a tensor of the pruned model is not the planned slice", where=name or "", because=because)
 
 
-def _check_strict_shapes(original: ir.Model, pruned: ir.Model) -> str:
-    """Onnx's strict inference on the result; models that fail it before the removal are not judged by it."""
+def check_strict_shapes(original: ir.Model, pruned: ir.Model) -> str:
+    """Onnx's strict inference on the result; originals that fail it before the removal are not judged by it."""
     try:
         _infer_strictly(original)
     except onnx.shape_inference.InferenceError as error:
@@ -163,16 +163,16 @@ def _trials(
     samples: Arrays | None,
 ) -> Iterator[Trial]:
     inputs = feeds(analysis.model, shapes, seed, samples)
-    _load(runtime, analysis.model, "the original")
+    load_model(runtime, analysis.model, "the original")
     for weights, draw in (("real", as_is), ("redrawn", redraw(seed))):
-        dense = _load(runtime, with_tensors(analysis, is_kept, shapes, draw).model, "the original")
-        candidate = _load(runtime, redrawn(pruned, edits, draw), "the pruned model")
-        masked = _load(runtime, masked_original(analysis, is_kept, shapes, draw), "the masked original")
+        dense = load_model(runtime, with_tensors(analysis, is_kept, shapes, draw).model, "the original")
+        candidate = load_model(runtime, redrawn(pruned, edits, draw), "the pruned model")
+        masked = load_model(runtime, masked_original(analysis, is_kept, shapes, draw), "the masked original")
         for label, feed in [*inputs, *at_other_sizes(analysis, is_kept, shapes, dense, seed)]:
-            untouched = _run(dense, feed, "the original", label)
-            actual = _run(candidate, feed, "the pruned model", label)
-            error, where = _distance(_run(masked, feed, "the masked original", label), actual)
-            effect, _ = _distance(untouched, actual)
+            untouched = run_model(dense, feed, "the original", label)
+            actual = run_model(candidate, feed, "the pruned model", label)
+            error, where = distance(run_model(masked, feed, "the masked original", label), actual)
+            effect, _ = distance(untouched, actual)
             if not error <= 1:
                 raise VerificationError(
                     "the pruned model does not equal the masked original",
@@ -184,7 +184,8 @@ def _trials(
         del dense, candidate, masked  # three models are enough to hold
 
 
-def _load(runtime: RuntimeAdapter, model: ir.Model, what: str) -> Session:
+def load_model(runtime: RuntimeAdapter, model: ir.Model, what: str) -> Session:
+    """Load one of the models of a proof; raises VerificationError, as without it nothing can be proved."""
     try:
         return runtime.load(shrinkc_ir.loadable(model), RunConfig(threads=0))
     except BuildError as error:
@@ -193,7 +194,8 @@ def _load(runtime: RuntimeAdapter, model: ir.Model, what: str) -> Session:
         ) from error
 
 
-def _run(session: Session, feed: Arrays, what: str, label: str) -> dict[str, np.ndarray]:
+def run_model(session: Session, feed: Arrays, what: str, label: str) -> dict[str, np.ndarray]:
+    """Run one of the models of a proof; raises VerificationError if it does not run."""
     try:
         outputs: dict[str, np.ndarray] = session.run(feed)
     except Exception as error:  # runtimes raise their own types
@@ -203,7 +205,7 @@ def _run(session: Session, feed: Arrays, what: str, label: str) -> dict[str, np.
     return outputs
 
 
-def _distance(reference: Arrays, actual: Arrays) -> tuple[float, str]:
+def distance(reference: Arrays, actual: Arrays) -> tuple[float, str]:
     """Largest difference over all outputs in units of the tolerance, and the output it is at."""
     worst, where = 0.0, ""
     for name, expected in reference.items():

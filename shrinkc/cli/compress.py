@@ -19,6 +19,10 @@ PLANNING = (
     "speedup",
     "criterion",
     "allocator",
+    "method",
+    "factorization",
+    "forms",
+    "merge_factors",
     "max_drop",
     "round_to",
     "min_width",
@@ -30,6 +34,9 @@ PLANNING = (
 )
 USERS_OF_CHANCE = ("data", "recipe", "criterion", "allocator", "compensation", "recover")
 """Without any of these nothing but the proof draws random numbers."""
+
+OF_RANKS = ("factorization", "forms")
+OF_CHANNELS = ("criterion", "prune_ratio", "min_width", "prune", "independent_groups")
 
 GRADIENT_CRITERIA = ("fisher", "taylor")
 DEFAULT_RECOVERY = "3min"
@@ -85,6 +92,26 @@ PLANNING_WITH_A_PLAN = tuple(name for name in PLANNING if name != "target")
     type=float,
     metavar="RATIO",
     help="Fraction of the channels of every group to remove, in place of a budget.",
+)
+@click.option(
+    "--method",
+    type=click.Choice(["channels", "lowrank", "auto"]),
+    help="Remove channels, factorise layers, or whichever of both (or neither) costs each layer least.  [default: channels]",
+)
+@click.option(
+    "--factorization",
+    help="How factors are found: svd, bn-svd, whitened-svd.  [default: whitened-svd with data, bn-svd without]",
+)
+@click.option(
+    "--forms",
+    metavar="NAMES",
+    help="What factorised layers may look like: pointwise,matrix,recurrent,embedding,spatial,tucker.  "
+    "[default: the first four]",
+)
+@click.option(
+    "--merge-factors",
+    is_flag=True,
+    help="First put pairs of factors back together where the layer is faster whole; without a budget nothing else is done.",
 )
 @click.option("--criterion", help="Which channels matter least: a criterion by name.  [default: obs with data, l2 without]")
 @click.option(
@@ -187,6 +214,7 @@ def _refuse_idle_flags(
             raise click.UsageError(f"--plan settles what is removed; {_flags(idle)} would have no effect")
         if "save_plan" in settings:
             raise click.UsageError("--save-plan would only copy --plan")
+    _refuse_idle_methods(settings)
     if "gradients" in settings and settings.get("criterion") not in GRADIENT_CRITERIA:
         raise click.UsageError(f"--gradients has no effect without --criterion {' or '.join(GRADIENT_CRITERIA)}")
     idle = [name for name in RECOVERY[1:] if name in settings and "recover" not in settings]
@@ -213,6 +241,14 @@ def _refuse_idle_flags(
             raise click.UsageError(f"{_flags(idle)} would have no effect with --dry-run")
     if no_verify and "seed" in settings and not any(name in settings for name in USERS_OF_CHANCE):
         raise click.UsageError("--seed has no effect with --no-verify")
+
+
+def _refuse_idle_methods(settings: dict[str, Any]) -> None:
+    """Settings of channels do nothing for ranks, and the other way round."""
+    method = settings.get("method", "channels")
+    idle = [name for name in {"channels": OF_RANKS, "lowrank": OF_CHANNELS}.get(method, ()) if name in settings]
+    if idle and "recipe" not in settings and "plan" not in settings:
+        raise click.UsageError(f"{_flags(idle)} would have no effect with --method {method}")
 
 
 def _refuse_idle_latency_flags(settings: dict[str, Any], no_latency: bool) -> None:
@@ -245,6 +281,7 @@ def _print(report: Any, is_quiet: bool, as_json: bool) -> None:
 def _print_groups(report: Any) -> None:
     from rich.console import Console
 
-    from shrinkc.report.terminal import show_groups
+    from shrinkc.report.terminal import show_factors, show_groups
 
     show_groups(report, Console(highlight=False))
+    show_factors(report, Console(highlight=False))

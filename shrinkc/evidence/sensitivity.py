@@ -54,7 +54,7 @@ def with_sensitivities(
     """
     if silenced is None:
         silenced = {group.name: round(PROBED_SHARE * group.width) for group in analysis.groups}
-    reference = _outputs(analysis.model, batches, runtime)
+    reference = outputs_of(analysis.model, batches, runtime)
     copy = analysis.model.clone()
     values = {value.name: value for value in _stored(copy)}
     sites = {site.name: site for site in sites_of(analysis.model, analysis.shadow)}
@@ -65,7 +65,7 @@ def with_sensitivities(
             continue
         order, error = predicted
         undo = _silence(evidence.consumers[group.name], order, sites, values)
-        ratio = _distance(reference, _outputs(copy, batches, runtime)) / error
+        ratio = distance_between(reference, outputs_of(copy, batches, runtime)) / error
         found[group.name] = found.get(group.name, Sensitivity(())).with_probe(len(order), ratio)
         for value, tensor in undo:
             shrinkc_ir.put_tensor(value, tensor)
@@ -137,12 +137,13 @@ def refitted(consumer: Consumer, is_gone: NDArray[np.bool_], *, can_shift: bool)
     return weight, (consumer.weight - weight) @ consumer.mean * can_shift
 
 
-def _outputs(model: ir.Model, batches: Sequence[Mapping[str, Array]], runtime: RuntimeAdapter) -> list[dict[str, Array]]:
+def outputs_of(model: ir.Model, batches: Sequence[Mapping[str, Array]], runtime: RuntimeAdapter) -> list[dict[str, Array]]:
+    """Outputs of a model, batch by batch."""
     session = runtime.load(shrinkc_ir.loadable(model), RunConfig(threads=0))
     return [session.run(batch) for batch in batches]
 
 
-def _distance(reference: Sequence[Mapping[str, Array]], actual: Sequence[Mapping[str, Array]]) -> float:
+def distance_between(reference: Sequence[Mapping[str, Array]], actual: Sequence[Mapping[str, Array]]) -> float:
     """Squared error as a share of the outputs' variance, the mean over the floating-point outputs."""
     shares = []
     for name, first in reference[0].items():

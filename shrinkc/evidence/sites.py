@@ -8,7 +8,7 @@ A site is a Conv, Gemm or MatMul whose weight is stored in the model and read by
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -127,6 +127,14 @@ class Site:
             return np.zeros((self.groups, self.outputs // self.groups))
         stored: FloatArray = shrinkc_ir.stored_array(self.intercept.tensor).astype(np.float64)
         return (stored * self.intercept.factor).reshape(self.groups, -1)
+
+    def attributes(self, names: Sequence[str]) -> dict[str, str | tuple[int, ...]]:
+        """Attributes of its node by name, texts and lists of integers, those that are there."""
+        found = {name: self.node.attributes[name] for name in names if name in self.node.attributes}
+        return {
+            name: attribute.as_string() if attribute.type == ir.AttributeType.STRING else tuple(map(int, attribute.as_ints()))
+            for name, attribute in found.items()
+        }
 
     def write(self, matrix: FloatArray, bias: FloatArray) -> list[str]:
         """Store another weight and intercept (of the output, see :meth:`bias`); returns the names of what changed."""

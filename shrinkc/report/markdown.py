@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from shrinkc.report.model import Report
-from shrinkc.report.rows import count, error, remarks, rows
+from shrinkc.report.rows import FACTOR_COLUMNS, count, error, factor_cells, remarks, rows
 
 MAX_REFUSALS = 10
 
@@ -13,7 +13,7 @@ def render(report: Report) -> str:
     lines = [f"# shrinkc: {report.model}", "", "| | before | after | change |", "|---|---:|---:|---:|"]
     lines += [f"| {row.label} | {row.before} | {row.after} | {row.change} |" for row in rows(report)]
     lines += ["", *(f"- {remark}" for remark in remarks(report)), ""]
-    lines += _groups(report) + _refusals(report) + _provenance(report)
+    lines += _groups(report) + _factors(report) + _refusals(report) + _provenance(report)
     return "\n".join(lines) + "\n"
 
 
@@ -33,6 +33,15 @@ def _predictions(report: Report) -> list[str]:
     for group in report.groups:
         table.append(f"| `{group.name}` | {error(group.predicted_error)} | {error(group.marginal_cost)} |")
     return [*table, f"| all | {error(report.predicted_error)} | |", ""]
+
+
+def _factors(report: Report) -> list[str]:
+    """Every layer that was factorised, or could not be, or gained nothing."""
+    if not report.factors:
+        return []
+    table = ["## Factorised layers", "", f"| layer | {' | '.join(FACTOR_COLUMNS)} |", "|---|---|---:|---:|---:|---:|---:|---|"]
+    table += [f"| `{row.layer}` | {' | '.join(factor_cells(row))} |" for row in report.factors]
+    return [*table, ""]
 
 
 def _refusals(report: Report) -> list[str]:

@@ -12,6 +12,7 @@ from shrinkc.analysis.forming import Group
 from shrinkc.analysis.groups import Analysis, Refusal
 from shrinkc.api import RepairedLayer
 from shrinkc.evidence.quality import Quality
+from shrinkc.factor_proof import FactorProof
 from shrinkc.latency.probe import Comparison
 from shrinkc.plan import Plan
 from shrinkc.verify import Proof
@@ -38,6 +39,39 @@ class GroupRow:
     is_exact: bool
     predicted_error: float | None = None
     marginal_cost: float | None = None
+
+
+@dataclass(frozen=True)
+class FactorRow:
+    """One layer that could be factorised, or could not.
+
+    Attributes
+    ----------
+    layer : str
+        Name of its output.
+    form : str or None
+        Name of the rewrite; None where none was tried.
+    rank, full_rank, break_even : int or None
+        The rank it got; the largest there is; the largest that costs less than the layer whole and that the target likes.
+    predicted_error, measured_error : float or None
+        Of the layer's outputs, as a share of their variance (without data: of the squared weights), in closed form before
+        anything was built, and from running what was built.
+    cpu_before_s, cpu_after_s : float or None
+        CPU seconds of the layer by itself, whole and factorised; None where not measured.
+    reason : str
+        Why it stays whole; empty where it was factorised.
+    """
+
+    layer: str
+    form: str | None = None
+    rank: int | None = None
+    full_rank: int | None = None
+    break_even: int | None = None
+    predicted_error: float | None = None
+    measured_error: float | None = None
+    cpu_before_s: float | None = None
+    cpu_after_s: float | None = None
+    reason: str = ""
 
 
 @dataclass(frozen=True)
@@ -125,6 +159,10 @@ class Report:
     ----------
     input_shapes : mapping of input name to shape
         Sizes at which the graph was analysed and MACs are counted.
+    factors : tuple of FactorRow
+        Every layer that could be factorised or could not; empty where that was not asked for.
+    factor_proof : FactorProof or None
+        That the factorised graph equals the one before with the products of the factors as weights.
     before, after : Cost
         MACs and parameters are counted; bytes are those of the files once written.
     is_written : bool
@@ -154,6 +192,8 @@ class Report:
     versions: Mapping[str, str]
     machine: Mapping[str, Any]
     calibration: Calibration | None = None
+    factors: tuple[FactorRow, ...] = ()
+    factor_proof: FactorProof | None = None
     recovery: Recovery | None = None
     latency_basis: str = ""
     notes: tuple[str, ...] = ()
@@ -169,6 +209,7 @@ class Report:
         """Plain data, schema first."""
         data = asdict(self)
         data["predicted_error"] = self.predicted_error
+        data["factor_proof"] = None if self.factor_proof is None else self.factor_proof.to_json()
         data["proof"] = None if self.proof is None else self.proof.to_json()
         data["quality"]["is_measured"] = self.quality.is_measured
         return {"schema": SCHEMA, **data}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from shrinkc.report.model import Calibration, Recovery, Report
+from shrinkc.report.model import Calibration, FactorRow, Recovery, Report
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,10 @@ def remarks(report: Report) -> list[str]:
     if report.recovery is not None:
         lines.append(_recovery_remark(report.recovery))
     lines += _prediction_remark(report)
-    lines.append(_proof_remark(report))
+    lines += _factor_remarks(report)
+    if report.proof is not None or report.factor_proof is None:
+        lines.append(_proof_remark(report))
+    lines += _factor_proof_remark(report)
     lines += [f"{level.runtime}: {level.level}: {level.detail}." for level in report.runtimes if level.level == "not run"]
     return [*lines, *report.notes]
 
@@ -153,6 +156,35 @@ def _proof_remark(report: Report) -> str:
     )
 
 
+def _factor_remarks(report: Report) -> list[str]:
+    """How many layers were factorised, and which ones that save work were left alone as they save no time."""
+    done = [row for row in report.factors if not row.reason]
+    if not report.factors:
+        return []
+    lines = [f"Factorised: {len(done)} of {len(report.factors)} layers."]
+    slow = [row for row in report.factors if row.reason and row.cpu_before_s is not None and row.cpu_after_s is not None]
+    if slow:
+        times = [f"{row.layer} ({seconds(row.cpu_before_s or 0)} and {seconds(row.cpu_after_s or 0)})" for row in slow]
+        more = f", and {len(times) - MOST_NAMED} more" if len(times) > MOST_NAMED else ""
+        lines.append(f"Left whole, as factors save no CPU time (whole and factorised): {', '.join(times[:MOST_NAMED])}{more}.")
+    return lines
+
+
+MOST_NAMED = 3
+"""Layers that a remark names; the report has all of them."""
+
+
+def _factor_proof_remark(report: Report) -> list[str]:
+    proof = report.factor_proof
+    if proof is None:
+        return []
+    worst = max(trial.error for trial in proof.trials)
+    return [
+        f"Proof of the factors: passed; equal to the graph before with the products of the factors as weights of "
+        f"{proof.layers} layers in {len(proof.trials)} trials (worst difference {worst:.2g} of the tolerance)."
+    ]
+
+
 def error(number: float | None) -> str:
     """Readable share of energy, 1.23 %; a dash where it is not known."""
     return "-" if number is None else f"{100 * number:.3g} %"
@@ -172,6 +204,16 @@ def size(number: float) -> str:
         if number >= factor:
             return f"{number / factor:.2f} {unit}"
     return f"{number:.0f} B"
+
+
+def factor_cells(row: FactorRow) -> tuple[str, ...]:
+    """One layer for a table: form, rank, errors predicted and measured, CPU times whole and factorised, why whole."""
+    rank = "-" if row.rank is None else f"{row.rank} of {row.full_rank}"
+    times = ["-" if time is None else seconds(time) for time in (row.cpu_before_s, row.cpu_after_s)]
+    return (row.form or "-", rank, error(row.predicted_error), error(row.measured_error), *times, row.reason)
+
+
+FACTOR_COLUMNS = ("form", "rank", "predicted error", "measured", "CPU time whole", "factorised", "stays whole, because")
 
 
 def seconds(number: float) -> str:

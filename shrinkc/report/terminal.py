@@ -7,7 +7,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from shrinkc.report.model import Report
-from shrinkc.report.rows import count, error, remarks, rows
+from shrinkc.report.rows import FACTOR_COLUMNS, count, error, factor_cells, remarks, rows
 
 MAX_REFUSALS = 3
 
@@ -38,6 +38,19 @@ def show_groups(report: Report, console: Console) -> None:
     for group in report.groups:
         widths = str(group.channels_before), str(group.channels_after)
         table.add_row(escape(group.name), *widths, error(group.predicted_error), error(group.marginal_cost))
+    console.print(table)
+
+
+def show_factors(report: Report, console: Console) -> None:
+    """Print every layer that was factorised, or tried; the others and their reasons are in the report."""
+    tried = [row for row in report.factors if row.form is not None]
+    if not tried:
+        return
+    table = Table(title="layers; errors: share of the variance of their outputs", title_justify="left")
+    for name in ("layer", *FACTOR_COLUMNS):
+        table.add_column(name)
+    for row in tried:
+        table.add_row(*map(escape, (row.layer, *factor_cells(row))))
     console.print(table)
 
 

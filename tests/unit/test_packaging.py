@@ -28,7 +28,7 @@ def test_listed_packages_are_those_of_the_tree() -> None:
     assert found == set(PROJECT["tool"]["setuptools"]["packages"])
 
 
-@pytest.mark.parametrize("group", ["criteria", "allocators", "runtimes", "oprules", "torch_ops"])
+@pytest.mark.parametrize("group", ["criteria", "allocators", "rewrites", "factorizations", "runtimes", "oprules", "torch_ops"])
 def test_every_entry_point_loads_and_is_declared(group: str) -> None:
     assert set(PROJECT["project"]["entry-points"][f"shrinkc.{group}"]) <= set(registry.names(group))
     for name in registry.names(group):
@@ -68,11 +68,13 @@ def test_plug_ins_know_only_the_interface_and_the_lower_half(folder: str) -> Non
         "shrinkc.errors",
         "shrinkc.analysis",
         "shrinkc.evidence",
+        "shrinkc.factors",
         "shrinkc.files",
         "shrinkc.ir",
         "shrinkc.runtimes",
         "shrinkc.shapes",
         "shrinkc.signature",
+        "shrinkc.stages",
         "shrinkc.training",
     }
     for path in (ROOT / folder).rglob("*.py"):

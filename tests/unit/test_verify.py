@@ -13,8 +13,8 @@ import pytest
 from models.topologies import TOPOLOGIES
 
 import shrinkc
+from shrinkc import carrying_out, masking, registry, verify
 from shrinkc import ir as shrinkc_ir
-from shrinkc import masking, pipeline, registry, verify
 from shrinkc.analysis.groups import Analysis
 from shrinkc.errors import VerificationError
 from shrinkc.shapes import input_shapes
@@ -125,7 +125,7 @@ def test_a_failed_proof_exits_with_5_and_keeps_both_models(
         swap_two_rows(model)
         return model
 
-    monkeypatch.setattr(pipeline, "remove_channels", wrong)
+    monkeypatch.setattr(carrying_out, "remove_channels", wrong)
     with pytest.raises(VerificationError) as caught:
         shrinkc.compress(path, output=tmp_path / "out.onnx", prune_ratio=0.5, round_to=1)
     assert caught.value.exit_code == 5
