@@ -107,20 +107,22 @@ class Board:
         (folder / name).write_bytes(found["bytes"].tobytes())
 
 
-def remote(address: str) -> Elsewhere:
+def remote(host_and_engine: str) -> Elsewhere:
     """Engine on a board, from ``HOST/ENGINE`` or ``HOST/ENGINE@PYTHON`` (path of Python there).
 
     Raises
     ------
     RecipeError
-        The address names no host or no engine.
+        The text names no host or no engine.
     RuntimeUnavailable
         There is no ssh here.
     """
-    host, _, rest = address.partition("/")
+    host, _, rest = host_and_engine.partition("/")
     engine, _, python = rest.partition("@")
     if not host or engine not in ENGINES:
-        raise RecipeError("no board and engine", where=address, hint=f"write HOST/ENGINE, ENGINE of {', '.join(ENGINES)}")
+        raise RecipeError(
+            "no board and engine", where=host_and_engine, hint=f"write HOST/ENGINE, ENGINE of {', '.join(ENGINES)}"
+        )
     if shutil.which(shlex.split(os.environ.get(COMMAND, "ssh"))[0]) is None:
-        raise RuntimeUnavailable("there is no ssh here", where=address, hint="install an ssh client")
-    return Elsewhere(f"remote:{address}", ENGINES[engine](Board(host, python or "python3")))
+        raise RuntimeUnavailable("there is no ssh here", where=host_and_engine, hint="install an ssh client")
+    return Elsewhere(f"remote:{host_and_engine}", ENGINES[engine](Board(host, python or "python3")))

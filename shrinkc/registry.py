@@ -79,9 +79,14 @@ def built(group: str, setting: str) -> Any:
         inspect.signature(factory).bind(*given)
     except TypeError as error:
         what = "takes no parameter" if given else "needs a parameter"
-        hint = f"write {name}" if given else f"write {name}:PARAMETER"
+        hint = f"write {name}" if given else f"write {name}:{_wanted(factory)}"
         raise RecipeError(f"the {SINGULAR[group]} {what}", where=setting, hint=hint) from error
     return factory(*given)
+
+
+def _wanted(factory: Any) -> str:
+    """What a factory calls its parameter."""
+    return next(iter(inspect.signature(factory).parameters)).upper()
 
 
 def operator_rules() -> dict[tuple[str, str], Any]:

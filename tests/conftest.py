@@ -17,6 +17,9 @@ from shrinkc.shapes import input_shapes
 
 ROOT = Path(__file__).parents[1]
 
+collect_ignore_glob = ["models/fake_tensorrt/*"]
+"""Stands in for a package in processes that tests start; nothing to import, or to search for examples, here."""
+
 
 @pytest.fixture
 def saved(tmp_path: Path) -> Callable[[Net | onnx.ModelProto], Path]:

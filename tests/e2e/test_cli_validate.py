@@ -101,4 +101,4 @@ def test_doctor_says_why_a_runtime_is_missing_and_how_to_get_it() -> None:
     assert findings["onnxruntime-cpu"]["is_available"]
     for probe in findings.values():
         assert probe["is_available"] or probe["reason"]
-    assert "HOST/ENGINE" in findings["remote"]["hint"] or "PARAMETER" in findings["remote"]["hint"]
+    assert "remote:HOST_AND_ENGINE" in findings["remote"]["hint"]
