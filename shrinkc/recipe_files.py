@@ -88,10 +88,15 @@ def resolve(*, recipe: str | os.PathLike[str] | None = None, **settings: Any) ->
         See :func:`read` and :func:`shrinkc.recipe.resolve`.
     """
     own = {} if recipe is None else read(recipe)
-    given = {name: value for name, value in settings.items() if value is not None}
+    given = {name: _plain(value) for name, value in settings.items() if value is not None}
     if any(name in given for name in AMOUNTS):
         own = {name: value for name, value in own.items() if name not in AMOUNTS}
     return recipes.resolve(**{**own, **given})
+
+
+def _plain(value: Any) -> Any:
+    """Paths as text: a recipe is stored as JSON."""
+    return os.fspath(value) if isinstance(value, os.PathLike) else value
 
 
 def _parsed(name: str | os.PathLike[str]) -> Mapping[str, Any]:

@@ -98,3 +98,8 @@ def test_the_command_lists_recipes_and_prints_one() -> None:
     assert [line.split()[0] for line in compressing] == recipe_files.names()
     assert [line.split()[0] for line in training] == recipe_files.training_names()
     assert CliRunner().invoke(cli, ["recipes", "obs"]).output == recipe_files.text("obs")
+
+
+def test_a_path_among_the_settings_is_stored_as_text(tmp_path: Path) -> None:
+    recipe = recipe_files.resolve(recover="5epochs", recover_with=tmp_path / "mine.toml")
+    assert recipe.to_json()["recover_with"] == str(tmp_path / "mine.toml")
