@@ -425,3 +425,9 @@ def test_too_little_memory_is_an_error_with_a_hint(tmp_path: Path, monkeypatch: 
     assert "needs more memory" in str(result.error)
     assert "smaller batch" in str(result.error)
     assert result.after == result.before
+
+
+def test_no_more_samples_are_held_out_than_tell_two_models_apart(tmp_path: Path) -> None:
+    made = context(lesson(loaded(mlp(), tmp_path), blobs(9000)), teacher="none", held_out=0.5)
+    assert len(made.judged) == 1024
+    assert made.n_trained == 9000 - 1024
