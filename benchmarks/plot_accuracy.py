@@ -107,19 +107,25 @@ def draw(panel: Axes, rows: list[dict[str, Any]], original: float, default: str)
 def figure(data: dict[str, Any]) -> Any:
     """The whole picture."""
     models = [name for name in TITLES if any(row["model"] == name for row in data["rows"])]
-    drawing, panels = plt.subplots(1, len(models), figsize=(4.4 * len(models), 5.2), sharey=True, squeeze=False)
+    drawing, panels = plt.subplots(
+        2, len(models), figsize=(4.4 * len(models), 8), squeeze=False, sharex="col", height_ratios=(3, 2)
+    )
     handles: dict[str, tuple[int, Any]] = {}
-    for panel, name in zip(panels[0], models, strict=True):
-        rows = [row for row in data["rows"] if row["model"] == name]
-        handles = draw(panel, rows, data["originals"][name]["accuracy"], data["default"]) | handles
-        panel.set(title=TITLES[name], xlabel="MACs left (%)", ylim=(0, 100))
-        panel.invert_xaxis()
-        panel.grid(color="#e5e5e5", linewidth=0.6)
+    for column, name in zip(panels.T, models, strict=True):
+        rows, original = [row for row in data["rows"] if row["model"] == name], data["originals"][name]["accuracy"]
+        for panel, limits in zip(column, ((0, 100), (100 * original - 6, 100 * original + 0.7)), strict=True):
+            handles = draw(panel, rows, original, data["default"]) | handles
+            panel.set(ylim=limits)
+            panel.grid(color="#e5e5e5", linewidth=0.6)
+        column[0].set_title(TITLES[name])
+        column[1].set_xlabel("MACs left (%)")
+        column[1].invert_xaxis()
     panels[0][0].set_ylabel("accuracy on Fashion-MNIST (%), no training")
+    panels[1][0].set_ylabel("the same, its upper end")
     ordered = sorted(handles.items(), key=lambda item: item[1][0])
     labels, shown = [label for label, _ in ordered], [handle for _, (_, handle) in ordered]
     drawing.legend(shown, labels, loc="lower center", ncols=3, frameon=False, fontsize=9)
-    drawing.tight_layout(rect=(0, 0.15, 1, 1))
+    drawing.tight_layout(rect=(0, 0.1, 1, 1))
     return drawing
 
 

@@ -13,6 +13,12 @@ from shrinkc.training.context import BEST, Context
 from shrinkc.training.evaluation import Metrics
 from shrinkc.training.interfaces import Plugin, Signal, Values
 
+TRAINING_PASSES = 3
+"""What a sample costs in a training step, in passes through the model: one forward, about two backward."""
+
+LARGEST_SHARE = 0.1
+"""Of the work that may go into looking at held-out samples."""
+
 
 class Keeper(Plugin):
     """Looks at the held-out samples now and then.
@@ -20,7 +26,7 @@ class Keeper(Plugin):
     Parameters
     ----------
     evaluations : int
-        How often, evenly over a phase.
+        How often, evenly over a phase; less often where that would cost more than :data:`LARGEST_SHARE` of the training.
     patience : int
         Evaluations without a better one before it wants to stop, 0 for never.
     average : Average or None
@@ -32,7 +38,7 @@ class Keeper(Plugin):
         self.start: Metrics | None = None
         self.best: Metrics | None = None
         self._waited = 0
-        self._looked = 0.0
+        self._looked, self._looked_at = 0.0, 0
 
     def on_cycle_start(self, context: Context) -> None:
         """See :class:`Plugin`."""
@@ -43,9 +49,17 @@ class Keeper(Plugin):
         """Evaluate if it is time: so many times a phase, evenly, of which ``share`` is done."""
         if math.floor(share * self._evaluations) <= math.floor(self._looked * self._evaluations):
             return Signal.GO_ON
-        self._looked = share
+        if share < 1 and self._is_too_soon(context):
+            return Signal.GO_ON
+        self._looked, self._looked_at = share, context.step
         self._judge(context)
         return Signal.STOP if self._patience and self._waited >= self._patience else Signal.GO_ON
+
+    def _is_too_soon(self, context: Context) -> bool:
+        """Whether a look would cost more than its share; one that costs no more than two steps never does."""
+        a_step = TRAINING_PASSES * context.settings.batch
+        steps = context.step - self._looked_at
+        return len(context.judged) > a_step * max(2, LARGEST_SHARE * steps)
 
     def after_step(self, context: Context) -> Signal:
         """See :class:`Plugin`."""
@@ -69,7 +83,7 @@ class Keeper(Plugin):
     def facts(self) -> dict[str, object]:
         """See :class:`Plugin`."""
         held = {name: None if value is None else asdict(value) for name, value in (("start", self.start), ("best", self.best))}
-        return {**held, "waited": self._waited, "looked": self._looked, "said": self._said()}
+        return {**held, "waited": self._waited, "looked": self._looked, "looked_at": self._looked_at, "said": self._said()}
 
     def _said(self) -> str:
         if self.best is None:
@@ -84,3 +98,4 @@ class Keeper(Plugin):
         """See :class:`Plugin`."""
         self.start, self.best = (None if facts[name] is None else Metrics(**facts[name]) for name in ("start", "best"))
         self._waited, self._looked = int(facts["waited"]), float(facts["looked"])
+        self._looked_at = int(facts["looked_at"])

@@ -431,3 +431,19 @@ def test_no_more_samples_are_held_out_than_tell_two_models_apart(tmp_path: Path)
     made = context(lesson(loaded(mlp(), tmp_path), blobs(9000)), teacher="none", held_out=0.5)
     assert len(made.judged) == 1024
     assert made.n_trained == 9000 - 1024
+
+
+def test_looking_at_held_out_samples_takes_a_small_share_of_the_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from shrinkc.training.context import Context
+
+    looks: list[int] = []
+    evaluate = Context.evaluate
+
+    def counted(self: Context) -> object:
+        looks.append(self.step)
+        return evaluate(self)
+
+    monkeypatch.setattr(Context, "evaluate", counted)
+    what = lesson(loaded(mlp(), tmp_path), blobs(4000))
+    trained(what, settings(teacher="none", budget="30steps", batch=64, evaluations=20, held_out=0.2), Silent())
+    assert set(looks) == {0, 30}, "800 samples cost as much as four steps; beginning and end are always looked at"
