@@ -8,7 +8,7 @@ import sys
 from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from shrinkc import recipe as recipes
 from shrinkc.errors import RecipeError
@@ -18,6 +18,9 @@ if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
+
+if TYPE_CHECKING:
+    from importlib.resources.abc import Traversable
 
 FOLDER = files("shrinkc.recipes")
 TRAINING_FOLDER = files("shrinkc.recipes.training")
@@ -38,7 +41,7 @@ TYPES: dict[str, tuple[str, type | tuple[type, ...]]] = {
 
 def names() -> list[str]:
     """Names of the recipes shrinkc ships."""
-    return sorted(file.name.removesuffix(".toml") for file in FOLDER.iterdir() if file.name.endswith(".toml"))
+    return _names_in(FOLDER)
 
 
 def text(name: str | os.PathLike[str]) -> str:
@@ -49,15 +52,22 @@ def text(name: str | os.PathLike[str]) -> str:
     RecipeError
         There is no such recipe or file.
     """
-    if str(name) in names():
-        return FOLDER.joinpath(f"{name}.toml").read_text(encoding="utf-8")
+    return _text_in(FOLDER, name, "no such recipe", f"--recipe {name}")
+
+
+def _names_in(folder: Traversable) -> list[str]:
+    return sorted(file.name.removesuffix(".toml") for file in folder.iterdir() if file.name.endswith(".toml"))
+
+
+def _text_in(folder: Traversable, name: str | os.PathLike[str], missing: str, where: str) -> str:
+    own = _names_in(folder)
+    if str(name) in own:
+        return folder.joinpath(f"{name}.toml").read_text(encoding="utf-8")
     try:
         return Path(name).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        known = difflib.get_close_matches(str(name), names(), 3, 0.4) or names()
-        raise RecipeError(
-            "no such recipe", where=f"--recipe {name}", because=f"as a file: {error}", hint=f"by name: {', '.join(known)}"
-        ) from error
+        known = difflib.get_close_matches(str(name), own, 3, 0.4) or own
+        raise RecipeError(missing, where=where, because=f"as a file: {error}", hint=f"by name: {', '.join(known)}") from error
 
 
 def description(name: str | os.PathLike[str]) -> str:
@@ -112,7 +122,7 @@ def _toml(held: str, name: str | os.PathLike[str]) -> Mapping[str, Any]:
 
 def training_names() -> list[str]:
     """Names of the training recipes shrinkc ships."""
-    return sorted(file.name.removesuffix(".toml") for file in TRAINING_FOLDER.iterdir() if file.name.endswith(".toml"))
+    return _names_in(TRAINING_FOLDER)
 
 
 def training_text(name: str | os.PathLike[str]) -> str:
@@ -123,15 +133,7 @@ def training_text(name: str | os.PathLike[str]) -> str:
     RecipeError
         There is no such recipe or file.
     """
-    if str(name) in training_names():
-        return TRAINING_FOLDER.joinpath(f"{name}.toml").read_text(encoding="utf-8")
-    try:
-        return Path(name).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        known = difflib.get_close_matches(str(name), training_names(), 3, 0.4) or training_names()
-        raise RecipeError(
-            "no such training recipe", where=str(name), because=f"as a file: {error}", hint=f"by name: {', '.join(known)}"
-        ) from error
+    return _text_in(TRAINING_FOLDER, name, "no such training recipe", str(name))
 
 
 def parsed_training(name: str | os.PathLike[str]) -> Mapping[str, Any]:
