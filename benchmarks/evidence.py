@@ -20,6 +20,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ import numpy as np
 from compile_time import made, measured
 from evidence_cases import write_images, write_resnet50
 from fashion import INPUT, write_calibration
+from shrinkc.runtimes.onnxruntime_cpu import OnnxRuntimeCpu, OnnxRuntimeSession
 
 from shrinkc import ir as shrinkc_ir
 from shrinkc import registry
@@ -51,17 +53,25 @@ TARGETS = {
 }
 
 
+class OneThread(OnnxRuntimeCpu):
+    """onnxruntime on one thread, whoever asks."""
+
+    def load(self, model: Path | bytes, config: RunConfig) -> OnnxRuntimeSession:
+        """A session of one thread."""
+        return super().load(model, replace(config, threads=1))
+
+
 def statistics_pass(name: str, images: Path, repeats: int) -> dict[str, Any]:
     """CPU seconds of inference and of the statistics pass in turns, on one core, and the median of their ratios."""
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
-    runtime = registry.load("runtimes", "onnxruntime-cpu")()
+    runtime = OneThread()
     model = shrinkc_ir.load(HERE / "models" / f"{name}.onnx")
     with np.load(images) as archive:
         data = Data({INPUT: archive[INPUT]}, None, images.name)
     shapes = {INPUT: (1, *data.inputs[INPUT].shape[1:])}
     analysis = analyse(model, input_shapes(model, shapes), registry.operator_rules())
     batches = batches_of(analysis, data)
-    session = runtime.load(shrinkc_ir.loadable(model), RunConfig(threads=1))
+    session = runtime.load(shrinkc_ir.loadable(model), RunConfig())
     pairs = []
     for _ in range(repeats + 1):
         plain = cpu_seconds(lambda: [session.run(batch) for batch in batches])

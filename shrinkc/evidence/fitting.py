@@ -21,13 +21,13 @@ from shrinkc.evidence.block_descent import fit_in_blocks
 from shrinkc.evidence.blocks import is_wide, note_on
 from shrinkc.evidence.coupling import couple
 from shrinkc.evidence.endings import Ending, ending_of
-from shrinkc.evidence.gathering import Sampling, sampling_for, sampling_to_hold
 from shrinkc.evidence.matching import Channels, kept_channels
 from shrinkc.evidence.moments import CrossMomentsOf
 from shrinkc.evidence.patches import Positions, columns, n_positions, rows
 from shrinkc.evidence.products import Product, Products, products_of
 from shrinkc.evidence.regression import relative_error
 from shrinkc.evidence.rows import Rows, joined
+from shrinkc.evidence.sampling import Sampling, sampling_to_fit, sampling_to_hold
 from shrinkc.evidence.sites import Site, sites_of
 from shrinkc.evidence.walking import Walk
 from shrinkc.shapes import Shadow
@@ -134,7 +134,7 @@ def _improve(site: Site, fit: Fit, report: RepairedLayer) -> Change:
 class _Fitting(ABC):
     """The walk through the original, and what one layer needs of it."""
 
-    def __init__(self, repair: Repair, sampling: Callable[[Site, int, int], Sampling] = sampling_for) -> None:
+    def __init__(self, repair: Repair, sampling: Callable[[Site, int, int], Sampling] = sampling_to_fit) -> None:
         self._repair, self._sampling = repair, sampling
         original = repair.analysis.model
         self._shadow = Shadow.of(repair.pruned, repair.shapes)
@@ -197,7 +197,7 @@ class _InTheOriginal(_Fitting):
 class _InTheCutNetwork(_Fitting):
     """Inputs are those of the cut network as repaired so far."""
 
-    def __init__(self, repair: Repair, sampling: Callable[[Site, int, int], Sampling] = sampling_for) -> None:
+    def __init__(self, repair: Repair, sampling: Callable[[Site, int, int], Sampling] = sampling_to_fit) -> None:
         super().__init__(repair, sampling)
         self._pruned = Walk(repair.pruned, repair.batches, repair.runtime)
 

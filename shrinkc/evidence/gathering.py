@@ -7,7 +7,6 @@ see :mod:`shrinkc.evidence.blocks`; rows are looked at a few samples at a time; 
 from __future__ import annotations
 
 import math
-import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,20 +17,15 @@ from numpy.typing import NDArray
 from shrinkc.analysis.groups import Analysis
 from shrinkc.analysis.labels import Labels
 from shrinkc.api import Activity, Consumer, Evidence, FloatArray, Group, RuntimeAdapter, Share
-from shrinkc.evidence.blocks import blocks_of, columns_of, columns_together, is_wide, note_on
+from shrinkc.evidence.blocks import blocks_of, columns_of, is_wide, note_on
 from shrinkc.evidence.data import Data
 from shrinkc.evidence.moments import MomentsOf
-from shrinkc.evidence.patches import Positions, columns_in_parts, n_positions
+from shrinkc.evidence.patches import columns_in_parts, n_positions
+from shrinkc.evidence.sampling import Sampling, sampling_to_choose
 from shrinkc.evidence.sites import Site, sites_of
 from shrinkc.evidence.walking import Walk
 
 Array = NDArray[Any]
-
-ROWS, ROWS_PER_COLUMN = 8192, 16
-"""Rows beyond the larger of the two numbers are sampled: they cost time and change nothing that can be seen."""
-
-ROWS_BYTES, ROW_EXTRAS = 256 << 20, 4
-"""Rows of one layer that may be held at once; beside its inputs a row has so many numbers an output."""
 
 COLUMNS_IN_SINGLE = 1024
 """Second moments of more columns are kept in float32 once they are summed."""
@@ -40,38 +34,6 @@ LOOK_AHEAD_BYTES = 160 << 20
 """Values that may wait to be looked at, so that the graph is run in few stretches."""
 
 IN_BLOCKS = "were looked at in blocks of channels, as if blocks had nothing to do with each other"
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """Which output positions of a layer are looked at.
-
-    ``per_sample`` is how many of one sample, None for all of them.
-    """
-
-    seed: int
-    per_sample: int | None
-
-    def positions(self, site: Site, batch: int, available: int, samples: int) -> Positions | None:
-        """Flat positions for one batch, None for all; the same for every run with one seed."""
-        wanted = None if self.per_sample is None else self.per_sample * (1 if site.windows is not None else samples)
-        if wanted is None or wanted >= available:
-            return None
-        generator = np.random.default_rng([self.seed, batch, zlib.crc32(site.name.encode())])
-        return np.sort(generator.choice(available, wanted, replace=False))
-
-
-def sampling_for(site: Site, samples: int, seed: int) -> Sampling:
-    """Sampling that keeps enough rows for the columns of a layer, or of a block where there are too many."""
-    wanted = max(ROWS, ROWS_PER_COLUMN * columns_together(site.columns))
-    return Sampling(seed, math.ceil(wanted / samples))
-
-
-def sampling_to_hold(site: Site, samples: int, seed: int) -> Sampling:
-    """Like :func:`sampling_for`, with no more rows than can be held at once."""
-    enough = sampling_for(site, samples, seed).per_sample or 1
-    most = ROWS_BYTES // (4 * (site.inputs * site.taps + ROW_EXTRAS * site.outputs))
-    return Sampling(seed, max(1, min(enough, most // samples)))
 
 
 def gather(
@@ -101,7 +63,7 @@ def gather(
         classes = channel_classes(analysis, site)
         if classes is None:
             continue
-        observed = _observe(site, walk, sampling_for(site, n_samples, seed), np.where(consumed[classes], classes, -1))
+        observed = _observe(site, walk, sampling_to_choose(site, n_samples, seed), np.where(consumed[classes], classes, -1))
         for group in analysis.groups:
             consumers[group.name] += _consumers(site, observed, owners[group.name][classes])
     found = {name: tuple(own) for name, own in consumers.items()}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -40,17 +40,34 @@ def columns(site: Site, data: Array, positions: Positions | None = None) -> Floa
     if site.windows is None:
         flat = data.reshape(1, -1, data.shape[-1])
         return flat if positions is None else flat[:, positions]
-    windows = windows_over(data, site.windows)  # N, C, positions..., taps...
-    n, channels, rank = data.shape[0], data.shape[1], data.ndim - 2
-    if positions is not None:
-        where = np.unravel_index(positions, windows.shape[2 : 2 + rank])
-        everything: tuple[Any, ...] = (slice(None), slice(None))
-        windows = windows[everything + where]
-    else:
-        windows = windows.reshape(n, channels, -1, *windows.shape[2 + rank :])
+    n, channels = data.shape[:2]
+    windows = _every_window(data, site.windows) if positions is None else _windows_at(data, site.windows, positions)
     per_group = channels // site.groups
     grouped = windows.reshape(n, site.groups, per_group, windows.shape[2], site.taps)
     return grouped.transpose(1, 0, 3, 2, 4).reshape(site.groups, -1, per_group * site.taps)
+
+
+def _every_window(data: Array, windows: Windows) -> Array:
+    """Windows of all positions: ``(N, C, positions, taps)``."""
+    view = windows_over(data, windows)
+    return view.reshape(*data.shape[:2], -1, math.prod(windows.kernel))
+
+
+def _windows_at(data: Array, windows: Windows, positions: Positions) -> Array:
+    """Windows of some positions: ``(N, C, positions, taps)``; nothing else is padded or moved."""
+    sizes = data.shape[2:]
+    starts = np.unravel_index(positions, output_sizes(sizes, windows))
+    taps = np.unravel_index(np.arange(math.prod(windows.kernel)), windows.kernel)
+    places = [
+        start[:, None] * stride - pads[0] + tap * dilation
+        for start, stride, pads, tap, dilation in zip(
+            starts, windows.strides, windows.pads, taps, windows.dilations, strict=True
+        )
+    ]
+    is_padding = np.any([(place < 0) | (place >= size) for place, size in zip(places, sizes, strict=True)], axis=0)
+    taken: Array = data.reshape(*data.shape[:2], -1).take(np.ravel_multi_index(places, sizes, mode="clip"), axis=2)
+    taken[:, :, is_padding] = 0
+    return taken
 
 
 def columns_in_parts(site: Site, data: Array, positions: Positions | None = None) -> Iterator[FloatArray]:
@@ -91,10 +108,14 @@ def n_positions(site: Site, data: Array) -> int:
     """Number of output positions to choose from: of one sample for a convolution, of the whole batch for a product."""
     if site.windows is None:
         return int(data.size // data.shape[-1])
-    slides = site.windows
-    return math.prod(
+    return math.prod(output_sizes(data.shape[2:], site.windows))
+
+
+def output_sizes(sizes: Sequence[int], windows: Windows) -> tuple[int, ...]:
+    """Number of positions along every axis."""
+    return tuple(
         (size + sum(pads) - dilation * (kernel - 1) - 1) // stride + 1
         for size, pads, dilation, kernel, stride in zip(
-            data.shape[2:], slides.pads, slides.dilations, slides.kernel, slides.strides, strict=True
+            sizes, windows.pads, windows.dilations, windows.kernel, windows.strides, strict=True
         )
     )

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from shrinkc.api import Moments
 from shrinkc.evidence.blocks import LARGEST_GRAM
-from shrinkc.evidence.gathering import ROWS, ROWS_PER_COLUMN, Sampling
 from shrinkc.evidence.moments import MomentsOf
 from shrinkc.evidence.patches import Positions, columns_in_parts, n_positions, rows
+from shrinkc.evidence.sampling import ROWS_PER_COLUMN_TO_FIT, ROWS_TO_FIT, Sampling
 from shrinkc.evidence.sites import Site
 from shrinkc.evidence.walking import Walk
 from shrinkc.stages import RECURRENT
@@ -36,7 +36,7 @@ class Response:
 
 def response_sampling(site: Site, width: int, n_samples: int, seed: int) -> Sampling:
     """Sampling that keeps enough rows for moments of so many numbers."""
-    return Sampling(seed, math.ceil(max(ROWS, ROWS_PER_COLUMN * width) / max(1, n_samples)))
+    return Sampling(seed, math.ceil(max(ROWS_TO_FIT, ROWS_PER_COLUMN_TO_FIT * width) / max(1, n_samples)))
 
 
 def observable(site: Site, *, inputs: bool) -> bool:

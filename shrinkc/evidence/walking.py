@@ -24,7 +24,7 @@ from shrinkc.api import RunConfig, RuntimeAdapter
 
 Array = NDArray[Any]
 
-MEMORY_BYTES = 96 << 20
+MEMORY_BYTES = 192 << 20
 """Values beyond this many bytes lie in temporary files."""
 
 
@@ -124,7 +124,7 @@ class Walk:
         graph = onnx.helper.make_graph(
             [ir.serde.serialize_node(node) for node in stretch],
             "stretch",
-            [onnx.helper.make_tensor_value_info(name, types[name], None) for name in fed],
+            [onnx.helper.make_tensor_value_info(name, types[name], self._values.common_shape(name)) for name in fed],
             [onnx.helper.make_empty_tensor_value_info(name) for name in wanted],
             [_initializer(name, tensor) for name, tensor in stored.items()],
         )
@@ -152,6 +152,7 @@ class _Values:
 
     def __init__(self) -> None:
         self._arrays: dict[str, dict[int, Array | Path]] = defaultdict(dict)
+        self._shapes: dict[str, dict[int, tuple[int, ...]]] = defaultdict(dict)
         self._bytes = 0
         self._folder: Path | None = None
 
@@ -161,7 +162,15 @@ class _Values:
     def has(self, name: str) -> bool:
         return name in self._arrays
 
+    def common_shape(self, name: str) -> list[int | None] | None:
+        """Sizes that are the same for all batches: a runtime lays out memory better where it knows them."""
+        shapes = set(self._shapes[name].values())
+        if len({len(shape) for shape in shapes}) != 1:
+            return None
+        return [sizes[0] if len(set(sizes)) == 1 else None for sizes in zip(*shapes, strict=True)]
+
     def put(self, name: str, batch: int, array: Array) -> None:
+        self._shapes[name][batch] = array.shape
         if self._bytes + array.nbytes <= MEMORY_BYTES or array.dtype.hasobject:
             self._arrays[name][batch] = array
             self._bytes += array.nbytes

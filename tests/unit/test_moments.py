@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import onnx_ir as ir
 import pytest
 from models.topologies import TOPOLOGIES
 
-from shrinkc.evidence.gathering import Sampling, sampling_for
+from shrinkc.evidence import sampling
 from shrinkc.evidence.moments import CrossMomentsOf
-from shrinkc.evidence.sites import sites_of
+from shrinkc.evidence.sampling import Sampling, sampling_to_choose, sampling_to_fit, sampling_to_hold
+from shrinkc.evidence.sites import Site, sites_of
 from shrinkc.evidence.spread import mean_and_variance
 from shrinkc.shapes import Shadow, input_shapes
 
@@ -75,6 +78,17 @@ def test_all_positions_are_taken_where_they_are_few() -> None:
     site = site_of_chain()
     assert Sampling(0, 200).positions(site, 0, 144, 8) is None
     assert Sampling(0, None).positions(site, 0, 144, 8) is None
-    wanted = sampling_for(site, 1000, 0).per_sample
+
+
+@pytest.mark.parametrize("chosen_by", [sampling_to_choose, sampling_to_fit, sampling_to_hold])
+def test_there_are_enough_rows_for_the_columns(chosen_by: Callable[[Site, int, int], Sampling]) -> None:
+    wanted = chosen_by(site_of_chain(), 1000, 0).per_sample
     assert wanted is not None
-    assert wanted * 1000 >= 32 * 72, "enough rows for the columns"
+    assert wanted * 1000 >= 32 * 72
+
+
+def test_rows_that_are_held_at_once_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    site = site_of_chain()
+    monkeypatch.setattr(sampling, "ROWS_BYTES", 2000 * 4 * (site.inputs * site.taps + sampling.ROW_EXTRAS * site.outputs))
+    assert sampling_to_hold(site, 100, 0).per_sample == 20
+    assert sampling_to_fit(site, 100, 0).per_sample == 82
