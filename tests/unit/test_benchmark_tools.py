@@ -249,3 +249,24 @@ def test_rendered_lines_depend_on_the_seed_alone():
     assert not np.array_equal(images, other)
     assert images.shape == (8, 3, 48, 192)
     assert set(labels.tolist()) == {0, 1}
+
+
+def test_a_column_shows_the_best_of_its_methods_and_says_what_did_not_run():
+    tables, rows = imported("readme_tables"), imported("accuracy_rows")
+    measured = [
+        result(0, 0.8),
+        result(1, 0.9),
+        result(0, 0.95, method="l1+none+global"),
+        result(0, None, "no", "l1+none+uniform"),
+    ]
+    summaries = rows.summarise(measured)
+    assert tables.best(summaries, ("shrinkc l2", "shrinkc l1")) == "95.0"
+    assert tables.best(summaries, ("shrinkc l2",)) == "85.0 ±7.1"
+    assert tables.best(summaries, ("shrinkc l1+none+uniform",)) == "failed"
+    assert tables.best(summaries, ("onnxsim",)) == "not run"
+
+
+def test_tables_of_the_readme_are_those_of_the_committed_results():
+    tables, readme = imported("readme_tables"), (BENCHMARKS.parent / "README.md").read_text(encoding="utf-8")
+    for table in tables.TABLES:
+        assert tables.with_table(readme, table) == readme, "python benchmarks/readme_tables.py --write"
