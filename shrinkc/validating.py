@@ -110,7 +110,7 @@ def validate(
     samples = _samples(model, data, preprocess, n_inputs, dict(input_shapes or {}), seed)
     feeds = list(samples.batches(evidence_data.fixed_batch(model) or 1))[:n_inputs]
     sizes = {name: tuple(array.shape) for name, array in feeds[0].items()}
-    _refuse_other_inputs(*paths, sizes)
+    refuse_other_inputs(*paths, sizes)
     reference: RuntimeAdapter = registry.load("runtimes", REFERENCE)()
     with reporter.stage(f"running both models on {REFERENCE}"):
         before, expected = (_outputs(reference, path, feeds) for path in paths)
@@ -192,7 +192,13 @@ def _samples(
     return sources.load(source, model, preprocess=preprocess, most=n_inputs * batch)
 
 
-def _refuse_other_inputs(original: Path, compressed: Path, sizes: Mapping[str, tuple[int, ...]]) -> None:
+def refuse_other_inputs(original: Path, compressed: Path, sizes: Mapping[str, tuple[int, ...]]) -> None:
+    """Refuse two models whose inputs or outputs, at sizes of the inputs, are not called the same or of other types.
+
+    Raises
+    ------
+    CalibrationError
+    """
     faces = [_face(path, sizes) for path in (original, compressed)]
     if faces[0] != faces[1]:
         raise CalibrationError(
