@@ -11,6 +11,7 @@ from types import FrameType
 import click
 
 from shrinkc import __version__
+from shrinkc.cli.bench import bench
 from shrinkc.cli.check import check
 from shrinkc.cli.compress import compress
 from shrinkc.cli.doctor import doctor
@@ -32,6 +33,7 @@ def cli() -> None:
     """Make trained ONNX models smaller and faster, with the proof beside them."""
 
 
+cli.add_command(bench)
 cli.add_command(check)
 cli.add_command(compress)
 cli.add_command(doctor)

@@ -35,7 +35,7 @@ def test_every_entry_point_loads_and_is_declared(group: str) -> None:
         registry.load(group, name)
 
 
-COMMANDS = ("check", "compress", "doctor", "inspect", "recipes", "validate")
+COMMANDS = ("bench", "check", "compress", "doctor", "inspect", "recipes", "validate")
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["--version"], *([command, "--help"] for command in COMMANDS)])
