@@ -12,16 +12,26 @@ __version__ = "0.1.0"
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 if TYPE_CHECKING:
+    from shrinkc.checking import check as check
     from shrinkc.inspection import inspect as inspect
     from shrinkc.learning import train as train
     from shrinkc.pipeline import compress as compress
+    from shrinkc.sweeping import bench as bench
     from shrinkc.validating import validate as validate
 
-__all__ = ["__version__", "compress", "inspect", "train", "validate"]
+__all__ = ["__version__", "bench", "check", "compress", "inspect", "train", "validate"]
 
 
 def __getattr__(name: str) -> Any:
     """Load the pipeline when it is first asked for; ``import shrinkc`` alone stays light."""
+    if name == "bench":
+        from shrinkc.sweeping import bench
+
+        return bench
+    if name == "check":
+        from shrinkc.checking import check
+
+        return check
     if name == "compress":
         from shrinkc.pipeline import compress
 

@@ -68,15 +68,27 @@ def parse(quantity: str, text: str) -> Budget:
     RecipeError
         The text is neither, or not positive, or a percentage of 100 or more.
     """
+    found = limit(quantity, text)
+    if found.is_relative and found.amount >= 1:
+        raise RecipeError(f"a budget of {text} removes nothing", where=quantity, hint="0% < budget < 100%")
+    return found
+
+
+def limit(quantity: str, text: str) -> Budget:
+    """The same of something that is judged, not made: any percentage above zero, for a result may be as large as the original.
+
+    Raises
+    ------
+    RecipeError
+        The text is neither, or not positive.
+    """
     units = _UNITS.get(quantity, COUNT_UNITS)
     match = re.fullmatch(r"\s*([0-9]*\.?[0-9]+)\s*(%|[A-Za-z]*)\s*", text)
     if match is None or (match[2] != "%" and match[2].lower() not in units):
         raise RecipeError(f"not a budget: {text!r}", where=quantity, hint=f"write {_EXAMPLES.get(quantity, '50% or 1.5M')}")
     number = float(match[1])
-    if match[2] == "%":
-        if not 0 < number < 100:
-            raise RecipeError(f"a budget of {text} removes nothing or everything", where=quantity, hint="0% < budget < 100%")
-        return Budget(quantity, number / 100, is_relative=True)
     if number <= 0:
         raise RecipeError("a budget must be positive", where=quantity)
+    if match[2] == "%":
+        return Budget(quantity, number / 100, is_relative=True)
     return Budget(quantity, number * units[match[2].lower()], is_relative=False)

@@ -10,14 +10,15 @@ from shrinkc import ir as shrinkc_ir
 from shrinkc import planning, timing
 from shrinkc.analysis.groups import Analysis
 from shrinkc.api import Evidence, FloatArray
-from shrinkc.calibrating import evidence_from
+from shrinkc.calibrating import evidence_from, needs_evidence
 from shrinkc.carrying_out import cut, tried
 from shrinkc.choosing import planned_in_turns
 from shrinkc.edits import make_plan
 from shrinkc.errors import BudgetError
+from shrinkc.memory import key_of
 from shrinkc.pacing import paced
 from shrinkc.plan import Plan
-from shrinkc.planning import Planned
+from shrinkc.planning import Planned, Scored
 from shrinkc.recipe import CHANNELS, LOWRANK, Recipe
 from shrinkc.run import Run
 from shrinkc.searching import largest_cut
@@ -44,7 +45,7 @@ def decided(run: Run, gradients: Mapping[str, FloatArray]) -> Planned:
     """
     if run.recipe.only_merges:
         return Planned(make_plan(run.opened.analysis, {}, run.opened.sha256, run.recipe.to_json()), {})
-    evidence = evidence_from(run.opened, run.recipe, run.samples.calibration, run.runtime, run.progress)
+    evidence = _gathered(run)
     if gradients:
         evidence = replace(evidence or Evidence(), gradients=gradients)
     if run.recipe.max_drop is not None:
@@ -72,11 +73,25 @@ def decided(run: Run, gradients: Mapping[str, FloatArray]) -> Planned:
     return _planned(run, run.recipe, evidence)
 
 
+def _gathered(run: Run) -> Evidence | None:
+    samples = run.samples.calibration
+    if samples is None or not needs_evidence(run.recipe):
+        return None
+    key = ("evidence", key_of(run.opened, run.recipe, samples))
+    return run.memory.recall(key, lambda: evidence_from(run.opened, run.recipe, samples, run.runtime, run.progress))
+
+
+def _scored(run: Run, recipe: Recipe, evidence: Evidence | None) -> Scored:
+    samples = None if evidence is None else run.samples.calibration
+    key = ("scores", recipe.criterion, key_of(run.opened, recipe, samples))
+    with run.progress.stage("scoring"):
+        if evidence is not None and evidence.gradients:  # they may come from a file, which the key knows nothing of
+            return planning.scored_by(run.opened.analysis, recipe, evidence)
+        return run.memory.recall(key, lambda: planning.scored_by(run.opened.analysis, recipe, evidence))
+
+
 def _planned(run: Run, recipe: Recipe, evidence: Evidence | None) -> Planned:
-    scored = None
-    if recipe.method != LOWRANK:
-        with run.progress.stage("scoring"):
-            scored = planning.scored_by(run.opened.analysis, recipe, evidence)
+    scored = None if recipe.method == LOWRANK else _scored(run, recipe, evidence)
 
     def plan_channels(known: Evidence | None) -> Planned:
         return _plan_within_size(run, recipe, known, partial(planning.planned_for, scored=scored))

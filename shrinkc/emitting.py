@@ -75,9 +75,14 @@ class Variant:
 
 @dataclass(frozen=True)
 class Deployment:
-    """Everything that lies in the target's folder, and what is known of it."""
+    """Everything that lies in the target's folder, and what is known of it.
+
+    ``compressed_sha256`` is of the model that the files were made of, ``reference_sha256`` of what boards compare with.
+    """
 
     target: str
+    compressed_sha256: str
+    reference_sha256: str
     variants: tuple[Variant, ...]
     commands: Mapping[str, tuple[str, ...]]
     unaligned: tuple[str, ...]
@@ -145,6 +150,8 @@ def emit(output: Path, opened: Opened, target: Target, runtime: RuntimeAdapter, 
         write_text(folder / name, "#!/bin/sh\n# " + UNVERIFIED_COMMANDS + "\nset -e\n" + "\n".join(lines) + "\n")
     made = Deployment(
         target.name,
+        sha256(output),
+        sha256(folder / "reference.npz"),
         tuple(variants),
         commands,
         unaligned_layers(output, opened, target),
@@ -301,6 +308,7 @@ def _readme(made: Deployment, target: Target) -> str:
     lines = [f"# For {target.name}: {target.description}", "", "Copy this folder to the board.  There:", ""]
     lines += [f"    python3 {SCRIPT} {v.file} reference.npz -o {v.file}.result.json" for v in made.variants]
     lines += ["", "builds an engine, compares it with `reference.npz`, times it and writes the JSON file to carry back."]
+    lines += ["Back here, `shrinkc targets read *.result.json --folder THIS_FOLDER` checks it and puts it into the report."]
     lines += ["Or with trtexec: `sh trtexec-10.sh` under TensorRT 10, `sh trtexec-11.sh` under TensorRT 11.", ""]
     lines += _section("Files", [f"{v.file}: {v.precision}, {v.size_bytes} bytes; {v.verdict}" for v in made.variants])
     lines += _section("Not made", made.failures)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 from shrinkc import emitting, merging, planning, recipe_files, recovering, registry, target, timing
 from shrinkc import ir as shrinkc_ir
 from shrinkc import plan as plans
-from shrinkc.api import RunConfig, RuntimeAdapter
+from shrinkc.api import FloatArray, RunConfig, RuntimeAdapter
 from shrinkc.artifacts import Artifacts, check_paths
 from shrinkc.calibrating import for_recovery, makes_up_data, needs_data, needs_gradients, shared_out
 from shrinkc.carrying_out import built, recovered
@@ -19,10 +20,12 @@ from shrinkc.errors import GateError, RecipeError
 from shrinkc.evidence import data as evidence_data
 from shrinkc.evidence import gradients as evidence_gradients
 from shrinkc.evidence import sources
+from shrinkc.evidence.data import Data
 from shrinkc.factorising import Factorising, layer_times
 from shrinkc.files import write_text
 from shrinkc.log import Progress, Silent
 from shrinkc.measuring import measured
+from shrinkc.memory import Memory, key_of
 from shrinkc.opening import Opened, loaded, open_model
 from shrinkc.pacing import missed
 from shrinkc.plan import Plan
@@ -61,6 +64,7 @@ def compress(
     latency_cache: str | os.PathLike[str] | None = None,
     dry_run: bool = False,
     progress: Progress | None = None,
+    memory: Memory | None = None,
     **settings: Any,
 ) -> Report:
     """Compress an ONNX model, prove the result and measure it.
@@ -100,6 +104,8 @@ def compress(
         Write the resolved recipe and the plan, nothing else.
     progress : Progress, optional
         Told what is going on; silent by default.
+    memory : Memory, optional
+        Of runs over the same model and samples: what they found out is not worked out again.
     **settings
         Fields of :class:`shrinkc.recipe.Recipe`: ``target``, ``macs``, ``prune_ratio`` and so on; and ``recipe``, the name or
         file of settings that they override.
@@ -158,11 +164,11 @@ def compress(
         shared = for_recovery(shared, opened, recipe)
         times = layer_times(opened, recipe, runtime, threads) if measure_latency and not dry_run else None
         factorising = Factorising(opened, recipe, shared.calibration, runtime, progress, times)
-        run = Run(opened, recipe, artifacts, shared, runtime, progress, factorising, threads, timed)
+        run = Run(opened, recipe, artifacts, shared, runtime, progress, factorising, threads, timed, memory or Memory())
         if saved is None:
-            known = {} if gradients is None else evidence_gradients.load(gradients, opened.analysis)
+            known: Mapping[str, FloatArray] = {} if gradients is None else evidence_gradients.load(gradients, opened.analysis)
             if is_differentiated and run.samples.calibration is not None:
-                known = recovering.gradients_from(opened, run.samples.calibration, progress)
+                known = _gradients(run, run.samples.calibration)
             chosen = decided(run, known)
         else:
             chosen = Planned(planning.replayed(saved, opened.analysis, opened.sha256, str(plan)), {})
@@ -173,6 +179,11 @@ def compress(
             write_recipe(recipe, artifacts)
             return predicted(run, chosen)
         return _carry_out(run, chosen, measure_latency)
+
+
+def _gradients(run: Run, samples: Data) -> Mapping[str, FloatArray]:
+    key = ("gradients", key_of(run.opened, run.recipe, samples))
+    return run.memory.recall(key, lambda: recovering.gradients_from(run.opened, samples, run.progress))
 
 
 def _timed(

@@ -16,6 +16,7 @@ SINGULAR = {
     "runtimes": "runtime",
     "oprules": "operator rules",
     "rewrites": "rewrite",
+    "targets": "package of targets",
     "factorizations": "factorization",
     "training": "training method",
     "torch_ops": "torch operators",

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from shrinkc.api import RuntimeAdapter
 from shrinkc.artifacts import Artifacts
 from shrinkc.calibrating import Samples
 from shrinkc.factorising import Factorising
 from shrinkc.log import Progress
+from shrinkc.memory import Memory
 from shrinkc.opening import Opened
 from shrinkc.recipe import Recipe
 from shrinkc.timing import Timed
@@ -33,6 +34,8 @@ class Run:
         Of the latency measurements.
     timed : Timed or None
         What the forecast of latency rests on, where there is one.
+    memory : Memory
+        What earlier runs found out, and later ones may use.
     """
 
     opened: Opened
@@ -44,3 +47,4 @@ class Run:
     factorising: Factorising
     threads: int = 1
     timed: Timed | None = None
+    memory: Memory = field(default_factory=Memory)

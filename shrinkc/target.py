@@ -9,14 +9,18 @@ from dataclasses import dataclass, field
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from shrinkc.errors import RecipeError
+from shrinkc import registry
+from shrinkc.errors import PluginError, RecipeError
 
 if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
+
+if TYPE_CHECKING:
+    from importlib.resources.abc import Traversable
 
 BASES = ("measured", "read", "derived", "memory")
 """How a figure came to be known: measured by whoever wrote the file, read elsewhere, worked out from such, or remembered."""
@@ -49,6 +53,9 @@ PEAKS = {
 """Figure that bounds arithmetic in a precision."""
 
 HERE, BOARD = "here", "board"
+
+SHIPPED = "shrinkc.targets"
+"""Package of the targets that come with the program."""
 
 KEYS = {
     "inherits": str,
@@ -114,7 +121,7 @@ class Target:
         The profile itself, then what it inherits from.
     aliases, notes : tuple of str
     origin : str
-        The file of a user's target; empty for one that comes with the program.
+        The file of a user's target, or of another package's; empty for one that comes with the program.
     """
 
     name: str
@@ -187,16 +194,44 @@ def from_text(name: str, text: str, origin: str = "") -> Target:
 
 def forget() -> None:
     """Forget what was read, after a target was added."""
-    for cached in (_stored, _parsed, _aliases):
+    for cached in (_packaged, _stored, _parsed, _aliases):
         cached.cache_clear()
 
 
 @cache
 def _stored() -> dict[str, str]:
     """Text of every profile by name; the user's take precedence."""
-    shipped = [file for file in files("shrinkc.targets").iterdir() if file.name.endswith(".toml")]
-    texts = {file.name.removesuffix(".toml"): file.read_text(encoding="utf-8") for file in shipped}
-    return {**texts, **{path.stem: _read(path) for path in _user_files()}}
+    packaged = {name: file.read_text(encoding="utf-8") for name, (_, file) in _packaged().items()}
+    return {**packaged, **{path.stem: _read(path) for path in _user_files()}}
+
+
+@cache
+def _packaged() -> dict[str, tuple[str, Traversable]]:
+    """Files of installed packages by the name of their target, with the package: what comes with the program is one of them.
+
+    Raises
+    ------
+    PluginError
+        An entry point names no package with profiles, or two packages have a target of one name.
+    """
+    found: dict[str, tuple[str, Traversable]] = {}
+    for point in registry.names("targets"):
+        package = registry.load("targets", point)
+        where = getattr(package, "__name__", repr(package))
+        profiles = _profiles(package)
+        if not profiles:
+            raise PluginError("a plug-in brings no targets", where=where, because="it is no package with .toml files in it")
+        for name, file in profiles.items():
+            if name in found:
+                raise PluginError("two packages have a target of one name", where=name, because=f"{found[name][0]} and {where}")
+            found[name] = (where, file)
+    return found
+
+
+def _profiles(package: Any) -> dict[str, Traversable]:
+    """Files of targets in a package, by name; none where it is no package."""
+    held = files(package).iterdir() if hasattr(package, "__path__") else ()
+    return {file.name.removesuffix(".toml"): file for file in held if file.name.endswith(".toml")}
 
 
 def _user_files() -> Iterator[Path]:
@@ -206,7 +241,10 @@ def _user_files() -> Iterator[Path]:
 
 def _origin(name: str) -> str:
     path = user_folder() / f"{name}.toml"
-    return str(path) if path.is_file() else ""
+    if path.is_file():
+        return str(path)
+    package = _packaged()[name][0]
+    return "" if package == SHIPPED else f"{package}/{name}.toml"
 
 
 @cache

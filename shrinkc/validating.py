@@ -24,6 +24,7 @@ from shrinkc.evidence import sources
 from shrinkc.evidence.data import Data
 from shrinkc.evidence.synthetic import synthesise
 from shrinkc.files import sha256
+from shrinkc.latency import probe
 from shrinkc.log import Progress, Silent
 from shrinkc.report import facts
 from shrinkc.report.validation import FAILED, NOT_RUN, OK, EngineResult, Validation
@@ -43,6 +44,9 @@ QUANTIZED = frozenset({"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLin
 
 UNJUDGED = "quantised: how far off is too far, a metric of the task has to say"
 
+CPU_PROVIDERS = frozenset({"XNNPACK"})
+"""Those that run on the processor without saying so in their name."""
+
 Feed = Mapping[str, NDArray[Any]]
 Outputs = Sequence[Mapping[str, NDArray[Any]]]
 
@@ -60,6 +64,7 @@ class _Job:
     conversion: ConvertConfig
     config: RunConfig
     is_quantized: bool
+    is_timed: bool
 
 
 def validate(
@@ -74,6 +79,7 @@ def validate(
     precision: str = "float32",
     threads: int = 1,
     seed: int = 0,
+    is_timed: bool = False,
     progress: Progress | None = None,
 ) -> Validation:
     """Run a compressed model on several engines and compare with onnxruntime on the same model and on the original.
@@ -95,6 +101,8 @@ def validate(
     threads : int
     seed : int
         Of made-up inputs.
+    is_timed : bool
+        Also time both models, in turns, on every engine whose numbers are right; never on one that is emulated.
     progress : Progress, optional
 
     Raises
@@ -110,7 +118,7 @@ def validate(
     samples = _samples(model, data, preprocess, n_inputs, dict(input_shapes or {}), seed)
     feeds = list(samples.batches(evidence_data.fixed_batch(model) or 1))[:n_inputs]
     sizes = {name: tuple(array.shape) for name, array in feeds[0].items()}
-    _refuse_other_inputs(*paths, sizes)
+    refuse_other_inputs(*paths, sizes)
     reference: RuntimeAdapter = registry.load("runtimes", REFERENCE)()
     with reporter.stage(f"running both models on {REFERENCE}"):
         before, expected = (_outputs(reference, path, feeds) for path in paths)
@@ -123,6 +131,7 @@ def validate(
         ConvertConfig(precision, sizes),
         RunConfig(threads, precision=precision),
         _is_quantized(shrinkc_ir.load(paths[1])),
+        is_timed,
     )
     results = []
     for name, engine in engines.items():
@@ -192,7 +201,13 @@ def _samples(
     return sources.load(source, model, preprocess=preprocess, most=n_inputs * batch)
 
 
-def _refuse_other_inputs(original: Path, compressed: Path, sizes: Mapping[str, tuple[int, ...]]) -> None:
+def refuse_other_inputs(original: Path, compressed: Path, sizes: Mapping[str, tuple[int, ...]]) -> None:
+    """Refuse two models whose inputs or outputs, at sizes of the inputs, are not called the same or of other types.
+
+    Raises
+    ------
+    CalibrationError
+    """
     faces = [_face(path, sizes) for path in (original, compressed)]
     if faces[0] != faces[1]:
         raise CalibrationError(
@@ -218,12 +233,12 @@ def _is_quantized(model: ir.Model) -> bool:
 def _validated(name: str, engine: Engine | ShrinkcError, job: _Job) -> EngineResult:
     if isinstance(engine, ShrinkcError):
         return EngineResult(name, reason=_text(engine))
-    probe = engine.probe()
-    if not probe.is_available:
-        return EngineResult(name, reason="; ".join(filter(None, [probe.reason, probe.hint])))
-    result = _tried(EngineResult(name, probe.version), engine, job.compressed, job)
+    found = engine.probe()
+    if not found.is_available:
+        return EngineResult(name, reason="; ".join(filter(None, [found.reason, found.hint])))
+    result = _tried(EngineResult(name, found.version), engine, job.compressed, job)
     if result.status == FAILED:
-        again = _tried(EngineResult(name), engine, job.original, replace(job, expected=job.before))
+        again = _tried(EngineResult(name), engine, job.original, replace(job, expected=job.before, is_timed=False))
         verdict = "the original does, too" if again.status == FAILED else "the original does not"
         return replace(result, original=f"{verdict} ({again.reason})" if again.reason else verdict)
     return result
@@ -237,13 +252,34 @@ def _tried(result: EngineResult, engine: Engine, model: Path, job: _Job) -> Engi
             artifact = engine.convert(model, Path(folder), job.conversion)
             result = replace(result, level="converted", size_bytes=artifact.size_bytes, warnings=artifact.warnings)
             with engine.open(artifact, job.config) as session:
-                return _compared(_loaded(result, session), engine, session, model, job)
+                result = _compared(_loaded(result, session), engine, session, model, job)
+                return _timed(result, engine, session, job) if job.is_timed and result.status == OK else result
         except RuntimeUnavailable as error:
             return replace(result, status=NOT_RUN, reason=_text(error))
         except BuildError as error:
             return replace(result, status=FAILED, reason=_failure(result, engine, error))
         except Exception as error:  # a plug-in may raise anything; the other engines go on
             return replace(result, status=FAILED, reason=f"{type(error).__name__}: {str(error)[:400]}")
+
+
+def _timed(result: EngineResult, engine: Engine, session: EngineSession, job: _Job) -> EngineResult:
+    """With the times of both models; only a note where they would mean nothing, or the original does not run there."""
+    feed = job.feeds[0]
+    with tempfile.TemporaryDirectory(prefix="shrinkc-time-") as folder:
+        try:
+            session.bench(feed, runs=1)  # refuses an emulated place before anything is converted for it
+            artifact = engine.convert(job.original, Path(folder), job.conversion)
+            with engine.open(artifact, job.config) as before:
+                latency = probe.compare_engines(before, session, feed, _cpu_threads(result, job))
+        except (RuntimeUnavailable, BuildError) as error:
+            return replace(result, latency_note=f"not timed: {_text(error)}")
+    return replace(result, level="timed", latency=latency)
+
+
+def _cpu_threads(result: EngineResult, job: _Job) -> int:
+    """Threads, 0 for accelerators: the CPU time of whoever waits for one says nothing of it."""
+    is_on_cpu = "cpu" in result.provider.lower() or result.provider in CPU_PROVIDERS
+    return job.config.threads if is_on_cpu else 0
 
 
 def _support(engine: Engine, model: Path) -> SupportReport | None:

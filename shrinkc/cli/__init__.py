@@ -11,6 +11,8 @@ from types import FrameType
 import click
 
 from shrinkc import __version__
+from shrinkc.cli.bench import bench
+from shrinkc.cli.check import check
 from shrinkc.cli.compress import compress
 from shrinkc.cli.doctor import doctor
 from shrinkc.cli.inspect import inspect
@@ -31,6 +33,8 @@ def cli() -> None:
     """Make trained ONNX models smaller and faster, with the proof beside them."""
 
 
+cli.add_command(bench)
+cli.add_command(check)
 cli.add_command(compress)
 cli.add_command(doctor)
 cli.add_command(inspect)

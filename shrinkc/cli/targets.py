@@ -7,14 +7,16 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from shrinkc.cli.options import InputShape, progress_for, shapes_of
+from shrinkc.errors import VerificationError
 
 if TYPE_CHECKING:
+    from shrinkc.board_results import BoardResult
     from shrinkc.target import Figure, Target
 
 
 @click.group()
 def targets() -> None:
-    """Devices: list them, show what is known of one and how, add one, measure one."""
+    """Devices: list them, show what is known of one and how, add one, measure one, read what it measured."""
 
 
 @targets.command(name="list")
@@ -103,6 +105,46 @@ def calibrate(
     table = devices.calibrate(name, models, output, runtime=runtime, threads=threads, input_shapes=shapes, progress=progress)
     points = sum(map(len, table.layers.values()))
     click.echo(f"{output}: {len(table.layers)} layers, {points} points, blocks of {table.block} channels")
+
+
+@targets.command(name="read")
+@click.argument("results", nargs=-1, required=True, type=click.Path(dir_okay=False))
+@click.option("--folder", type=click.Path(file_okay=False), help="What was sent there.  [default: where the result lies]")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout.")
+@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+def read_results(results: tuple[str, ...], folder: str | None, as_json: bool, debug: bool) -> None:
+    r"""Check the RESULTS that a board wrote against what was sent there, and put them into the report.
+
+    \b
+    shrinkc targets read model.fp16.onnx.result.json --folder model.shrunk.jetson-orin-nano
+
+    Exits with 5 if the board ran another file, or its outputs are off; such times do not count.
+    """
+    from dataclasses import asdict
+    from pathlib import Path
+
+    from shrinkc import board_results
+
+    found = board_results.read(results, folder)
+    report = board_results.merge(found, Path(folder) if folder is not None else Path(results[0]).parent)
+    if as_json:
+        from shrinkc.report.json import strict
+
+        click.echo(
+            strict({"report": None if report is None else str(report), "results": [asdict(one) for one in found]}), nl=False
+        )
+    else:
+        for one in found:
+            click.echo("\n  ".join((one.sentence(), *one.notes)))
+        click.echo(f"report: {report}" if report is not None else "no report lies beside the folder; nothing was written")
+    _judge(found)
+
+
+def _judge(found: list[BoardResult]) -> None:
+    """End with an error if numbers of a board are wrong."""
+    for one in found:
+        if one.status != "ok":
+            raise VerificationError("a board computes something else", where=one.file, because=one.reason)
 
 
 def _show_figures(figures: Any) -> None:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from shrinkc.report.validation import EngineResult, Validation
 
 
-PIPE_WIDTH = 140
+PIPE_WIDTH = 190
 ON_ARM64 = ("arm64:ncnn", "arm64:mnn")
 
 
@@ -38,6 +38,7 @@ ON_ARM64 = ("arm64:ncnn", "arm64:mnn")
     show_default=True,
     help="Type the runtimes shall compute in.",
 )
+@click.option("--time", "is_timed", is_flag=True, help="Also time both models, in turns, wherever the numbers are right.")
 @click.option("--threads", type=click.IntRange(1), default=1, show_default=True)
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of made-up inputs.")
 @output_options
@@ -51,6 +52,7 @@ def validate(
     n_inputs: int,
     input_shapes: tuple[tuple[str, tuple[int, ...]], ...],
     precision: str,
+    is_timed: bool,
     threads: int,
     seed: int,
     quiet: bool,
@@ -62,7 +64,7 @@ def validate(
 
     \b
     shrinkc validate model.onnx model.shrunk.onnx
-    shrinkc validate model.onnx model.shrunk.onnx --runtimes openvino,ncnn --data samples.npz
+    shrinkc validate model.onnx model.shrunk.onnx --runtimes openvino,ncnn --data samples.npz --time
     """
     progress = progress_for(quiet, verbose)
     asked = tuple(name.strip() for name in runtimes.split(",") if name.strip())
@@ -81,6 +83,7 @@ def validate(
         precision=precision,
         threads=threads,
         seed=seed,
+        is_timed=is_timed,
         progress=progress,
     )
     _print(found, quiet, as_json)

@@ -61,14 +61,20 @@ def load_given(
     RecipeError
         A setting would have no effect.
     """
-    _refuse_idle(data, eval_data, preprocess, most)
+    refuse_idle(data, eval_data, preprocess, most)
     found = None if data is None else load(data, model, preprocess=preprocess, most=most)
     if eval_data is None:
         return found, found
     return found, load(eval_data, model, preprocess=preprocess, most=most)
 
 
-def _refuse_idle(data: Source | None, eval_data: Source | None, preprocess: str | None, most: int | None) -> None:
+def refuse_idle(data: Source | None, eval_data: Source | None, preprocess: str | None, most: int | None) -> None:
+    """Refuse settings that no source looks at.
+
+    Raises
+    ------
+    RecipeError
+    """
     given = [source for source in (data, eval_data) if source is not None]
     if most is not None and most < 1:
         raise RecipeError("must be at least 1", where=f"--samples {most}")

@@ -5,12 +5,13 @@ from __future__ import annotations
 import gc
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 
-from shrinkc.api import Session
+from shrinkc.api import EngineSession, Session
 
 WARMUP_S = 0.3
 BLOCK_S = 0.25
@@ -20,7 +21,11 @@ MAX_RUNS = 500
 CONTENDED_RATIO = 1.25
 """Wall over CPU time per thread above which something else had the processor."""
 
+COARSE_CLOCK_S = 1e-9
+
 Arrays = Mapping[str, np.ndarray]
+
+Timed = TypeVar("Timed", bound=Session)
 
 
 @dataclass(frozen=True)
@@ -127,17 +132,44 @@ def compare(before: Session, after: Session, feed: Arrays, threads: int) -> Comp
     threads : int
         That the sessions were loaded with.
     """
-    runs = [_warm_up(session, feed) for session in (before, after)]
-    blocks = [_Blocks([], []), _Blocks([], [])]
+    runs = {id(session): _warm_up(session, feed) for session in (before, after)}
     gc.collect()
     gc.disable()
     try:
-        for _ in range(ROUNDS):
-            for session, count, block in zip((before, after), runs, blocks, strict=True):
-                _measure(session, feed, count, block)
-        _measure(before, feed, runs[0], blocks[0])
+        blocks = _in_turns(lambda session, block: _measure(session, feed, runs[id(session)], block), before, after)
     finally:
         gc.enable()
+    return _compared(blocks, feed, threads)
+
+
+def compare_engines(before: EngineSession, after: EngineSession, feed: Arrays, threads: int) -> Comparison:
+    """The same of two models that engines have loaded in processes of their own, which take the times themselves.
+
+    ``threads`` is 0 for an engine whose CPU time says nothing of how busy it is.
+
+    Raises
+    ------
+    RuntimeUnavailable
+        A time taken where they run would mean nothing.
+    BuildError
+        An engine fails, crashes or hangs.
+    """
+    for session in (before, after):
+        session.bench(feed, seconds=WARMUP_S)
+    return _compared(_in_turns(lambda session, block: _bench(session, feed, block), before, after), feed, threads)
+
+
+def _in_turns(measure: Callable[[Timed, _Blocks], None], before: Timed, after: Timed) -> tuple[_Blocks, _Blocks]:
+    """Blocks of two models that take turns, the first one's once more at the end."""
+    blocks = _Blocks([], []), _Blocks([], [])
+    for _ in range(ROUNDS):
+        measure(before, blocks[0])
+        measure(after, blocks[1])
+    measure(before, blocks[0])
+    return blocks
+
+
+def _compared(blocks: tuple[_Blocks, _Blocks], feed: Arrays, threads: int) -> Comparison:
     wall = [float(np.median(a) / np.median(b)) for a, b in zip(blocks[0].wall_s[:ROUNDS], blocks[1].wall_s, strict=True)]
     cpu = [a / b for a, b in zip(blocks[0].cpu_s[:ROUNDS], blocks[1].cpu_s, strict=True)]
     batch = len(next(iter(feed.values()))) if feed else 1
@@ -153,6 +185,14 @@ def compare(before: Session, after: Session, feed: Arrays, threads: int) -> Comp
         batch,
         os.getloadavg()[0] if hasattr(os, "getloadavg") else float("nan"),
     )
+
+
+def _bench(session: EngineSession, feed: Arrays, block: _Blocks) -> None:
+    found = session.bench(feed, seconds=BLOCK_S)
+    block.wall_s.append(np.asarray(found.wall_s))
+    # Clocks of some systems are too coarse for a single run; a ratio of zeros would say nothing.
+    block.cpu_s.append(max(float(np.mean(found.cpu_s)), COARSE_CLOCK_S))
+    block.least_cpu_s = min(block.least_cpu_s, min(found.cpu_s))
 
 
 def _warm_up(session: Session, feed: Arrays) -> int:

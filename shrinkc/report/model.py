@@ -169,6 +169,8 @@ class Report:
         False for a dry run: ``after`` is then predicted, the size in bytes estimated.
     latency_basis : str
         What the predicted latencies in ``before`` and ``after`` rest on: measured here, recorded on a device, or estimated.
+    board : tuple of mapping
+        What came back from boards since, see :class:`shrinkc.board_results.BoardResult`; empty when a run ends.
     """
 
     model: str
@@ -198,6 +200,7 @@ class Report:
     latency_basis: str = ""
     notes: tuple[str, ...] = ()
     files: Mapping[str, str] = field(default_factory=dict)
+    board: tuple[Mapping[str, Any], ...] = ()
 
     @property
     def predicted_error(self) -> float | None:

@@ -9,6 +9,7 @@ from typing import Any
 from shrinkc.api import SupportReport
 from shrinkc.comparing import Difference
 from shrinkc.diverging import Divergence
+from shrinkc.latency.probe import Comparison
 
 OK, FAILED, NOT_RUN = "ok", "failed", "not run"
 
@@ -23,7 +24,7 @@ class EngineResult:
     status : str
         ``ok``, ``failed``, or ``not run`` where the engine, or a device it needs, is missing.
     level : str
-        How far it came: ``not run``, ``converted``, ``loaded``, ``validated`` (its numbers are right).
+        How far it came: ``not run``, ``converted``, ``loaded``, ``validated`` (its numbers are right), ``timed``.
     reason : str
         Why it came no further.
     place, provider, precision : str
@@ -44,6 +45,10 @@ class EngineResult:
         Whether the original fares better, where the compressed model failed.
     warnings : tuple of str
         Of its converter.
+    latency : Comparison or None
+        Original and compressed model in turns on the engine, where that was asked for and means something.
+    latency_note : str
+        Why it was not timed, though asked for.
     """
 
     runtime: str
@@ -62,6 +67,8 @@ class EngineResult:
     support: SupportReport | None = None
     original: str = ""
     warnings: tuple[str, ...] = ()
+    latency: Comparison | None = None
+    latency_note: str = ""
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from shrinkc.comparing import Difference, worst
-from shrinkc.report.rows import size
+from shrinkc.latency.probe import Comparison
+from shrinkc.report.rows import seconds, size
 from shrinkc.report.validation import FAILED, EngineResult, Validation
 
 MAX_WARNINGS = 3
@@ -30,8 +31,11 @@ def show(found: Validation, console: Console) -> None:
         table.add_column(name, no_wrap=True)
     for name in ("own error", "cosine", "SQNR", "same class", "against original"):
         table.add_column(name, justify="right", no_wrap=True)
+    is_timed = any(result.latency is not None for result in found.results)
+    if is_timed:
+        table.add_column("original, compressed, speed", justify="right", no_wrap=True)
     for result in found.results:
-        table.add_row(*map(escape, _cells(result)))
+        table.add_row(*map(escape, (*_cells(result), _times(result.latency)) if is_timed else _cells(result)))
     console.print(table)
     console.print("own error: largest difference from onnxruntime on the same model, over the largest value", soft_wrap=True)
     for result in found.results:
@@ -58,8 +62,19 @@ def _relative(differences: Sequence[Difference]) -> str:
     return f"{worst(differences).relative:.1e}" if differences else ""
 
 
+def _times(found: Comparison | None) -> str:
+    """By the CPU time of the least disturbed run where others had the processor."""
+    if found is None:
+        return ""
+    marked = " (contended)" if found.is_contended else ""
+    return (
+        f"{seconds(found.fair_seconds * found.fair_speedup)}, {seconds(found.fair_seconds)}, {found.fair_speedup:.2f}x{marked}"
+    )
+
+
 def _remarks(result: EngineResult) -> list[str]:
     lines = [f"{result.status}: {result.reason}"] if result.reason else []
+    lines += [result.latency_note] if result.latency_note else []
     lines += [result.original] if result.original else []
     if result.divergence is not None:
         found = result.divergence

@@ -31,6 +31,18 @@ def test_the_json_says_how_far_each_runtime_came(demo: Path) -> None:
     assert row["own"][0]["sqnr_db"] is None
 
 
+def test_times_of_original_and_compressed_model_are_shown_where_asked_for(demo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from shrinkc.latency import probe
+
+    for name in ("WARMUP_S", "BLOCK_S"):
+        monkeypatch.setattr(probe, name, 0.01)
+    model = str(demo / "fashion_resnet.onnx")
+    out, error = run("validate", model, model, "--runtimes", "onnxruntime-cpu", "--inputs", "1", "--time")
+    assert error is None
+    assert "original, compressed, speed" in out
+    assert " timed " in out
+
+
 def test_the_table_has_a_row_for_a_runtime_that_is_missing(demo: Path) -> None:
     model = str(demo / "fashion_resnet.onnx")
     out, error = run("validate", model, model, "--runtimes", "onnxruntime-cpu,onnxruntime-cuda", "--inputs", "1")

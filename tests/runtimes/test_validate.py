@@ -8,9 +8,11 @@ from pathlib import Path
 import onnx
 import pytest
 from models import engines as fakes
+from shrinkc.runtimes.isolation import Here
 
 import shrinkc
 from shrinkc import registry
+from shrinkc.latency import probe
 from shrinkc.report.validation import EngineResult
 
 MODEL = """
@@ -47,11 +49,11 @@ def model(tmp_path: Path) -> Path:
 def on(monkeypatch: pytest.MonkeyPatch, model: Path) -> Callable[..., tuple[EngineResult, ...]]:
     """Validate the model against itself on these engines, as if they were all there are."""
 
-    def run(*engines: object) -> tuple[EngineResult, ...]:
+    def run(*engines: object, is_timed: bool = False) -> tuple[EngineResult, ...]:
         table = {engine.name: engine for engine in engines}  # type: ignore[attr-defined]
         monkeypatch.setattr(registry, "names", lambda group: sorted(table))
         monkeypatch.setattr(registry, "built", lambda group, name: table[name])
-        return shrinkc.validate(model, model, n_inputs=2).results
+        return shrinkc.validate(model, model, n_inputs=2, is_timed=is_timed).results
 
     return run
 
@@ -103,6 +105,28 @@ def test_a_missing_engine_is_not_run_and_says_how_to_get_it(
     (result,) = on(engine)
     assert (result.status, result.level) == ("not run", "not run")
     assert result.reason == "not installed: no_such_engine; pip install numpy"
+
+
+def test_only_engines_with_right_numbers_and_a_real_processor_are_timed(
+    on: Callable[..., tuple[EngineResult, ...]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("WARMUP_S", "BLOCK_S"):
+        monkeypatch.setattr(probe, name, 0.005)
+    emulated = fakes.onnx_engine(tmp_path, fakes.HEALTHY, "b-emulated")
+    emulated.place = Here(name="somewhere emulated", can_be_timed=False)
+    healthy, slow, wrong = on(
+        fakes.onnx_engine(tmp_path, fakes.HEALTHY, "a-healthy"),
+        emulated,
+        fakes.onnx_engine(tmp_path, fakes.TAMPERING, "c-tampering"),
+        is_timed=True,
+    )
+    assert (healthy.status, healthy.level) == ("ok", "timed")
+    assert healthy.latency is not None
+    assert healthy.latency.before.runs >= probe.ROUNDS + 1
+    assert 0.1 < healthy.latency.cpu_speedup < 10, "it is the same model twice"
+    assert (slow.status, slow.level, slow.latency) == ("ok", "validated", None)
+    assert "it is emulated" in slow.latency_note
+    assert (wrong.status, wrong.level, wrong.latency, wrong.latency_note) == ("failed", "loaded", None, "")
 
 
 ENGINES = ("mnn", "ncnn", "onnxruntime-cpu", "openvino")

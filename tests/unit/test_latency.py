@@ -5,6 +5,7 @@ import time
 import numpy as np
 import pytest
 
+from shrinkc.api import Measurement
 from shrinkc.latency import probe
 
 FEED = {"x": np.zeros((2, 1))}
@@ -71,3 +72,42 @@ def test_wall_time_beyond_cpu_time_is_marked_contended(clock: Clock) -> None:
 def test_a_slow_model_is_not_run_hundreds_of_times(clock: Clock) -> None:
     _, log = measured(clock, (5.0, 5.0), (5.0, 5.0))
     assert len(log) <= 2 * 2 + 2 * probe.ROUNDS + 1
+
+
+class Recorded:
+    """An engine's session that plays back what it measured, block by block."""
+
+    def __init__(self, blocks: list[tuple[float, float]], log: list[str], name: str) -> None:
+        self.blocks, self.log, self.name = iter(blocks), log, name
+
+    def bench(self, inputs: dict[str, np.ndarray], *, seconds: float) -> Measurement:
+        self.log.append(self.name)
+        wall, cpu = next(self.blocks)
+        return Measurement((wall, 2 * wall), (cpu, 2 * cpu), 1, 0.0, 0, False)
+
+
+def played(threads: int, cpu_share: float) -> tuple[probe.Comparison, list[str]]:
+    """A takes 4 ms, then 8 ms; B always half of it."""
+    log: list[str] = []
+    walls = [1.0, *[4e-3] * 3, *[8e-3] * 3]
+    a, b = (
+        Recorded([(wall * factor, wall * factor * cpu_share) for wall in walls], log, name)
+        for name, factor in (("A", 1.0), ("B", 0.5))
+    )
+    return probe.compare_engines(a, b, FEED, threads), log  # type: ignore[arg-type]
+
+
+def test_engines_take_turns_and_a_machine_that_slows_down_changes_no_ratio() -> None:
+    found, log = played(threads=1, cpu_share=1.0)
+    assert log == ["A", "B", *["A", "B"] * probe.ROUNDS, "A"]
+    assert (found.speedup, found.cpu_speedup, found.fair_speedup) == pytest.approx((2, 2, 2))
+    assert found.drift == pytest.approx(1)
+    assert found.before.cpu_least_s == pytest.approx(4e-3)
+    assert not found.is_contended
+
+
+def test_waiting_for_an_accelerator_is_no_contention() -> None:
+    assert played(threads=1, cpu_share=0.3)[0].is_contended
+    found = played(threads=0, cpu_share=0.0)[0]
+    assert not found.is_contended
+    assert found.fair_speedup == pytest.approx(2)

@@ -28,14 +28,16 @@ def test_listed_packages_are_those_of_the_tree() -> None:
     assert found == set(PROJECT["tool"]["setuptools"]["packages"])
 
 
-@pytest.mark.parametrize("group", ["criteria", "allocators", "rewrites", "factorizations", "runtimes", "oprules", "torch_ops"])
+@pytest.mark.parametrize(
+    "group", ["criteria", "allocators", "rewrites", "factorizations", "runtimes", "targets", "oprules", "torch_ops"]
+)
 def test_every_entry_point_loads_and_is_declared(group: str) -> None:
     assert set(PROJECT["project"]["entry-points"][f"shrinkc.{group}"]) <= set(registry.names(group))
     for name in registry.names(group):
         registry.load(group, name)
 
 
-COMMANDS = ("compress", "doctor", "inspect", "recipes", "validate")
+COMMANDS = ("bench", "check", "compress", "doctor", "inspect", "recipes", "validate")
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["--version"], *([command, "--help"] for command in COMMANDS)])

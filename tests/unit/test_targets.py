@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
-from shrinkc import recipe, target
+from shrinkc import recipe, registry, target
 from shrinkc.cli import cli
-from shrinkc.errors import RecipeError
+from shrinkc.errors import PluginError, RecipeError
 
 SERVERS = ["cpu", "cuda", "x86-avx512", "openvino-cpu", "t4", "l4", "a10", "h100"]
 ARM = ["android-arm64", "raspberry-pi-4", "raspberry-pi-5", "snapdragon-8-gen-3"]
@@ -109,3 +109,63 @@ def test_list_and_show_say_what_is_verified() -> None:
     assert "jetson stands for jetson-orin-nano" in shown.output
     assert "int8_sparse_tops: 40 TOP/s, 2:4 sparse  [memory, NOT verified] from memory, never checked" in shown.output
     assert '"schema": "shrinkc.target/1"' in CliRunner().invoke(cli, ["targets", "show", "t4", "--json"]).output
+
+
+@pytest.fixture
+def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
+    """Put a package of targets where Python finds installed ones."""
+
+    def put(package: str, **profiles: str) -> None:
+        site = tmp_path / "site"
+        folder, facts = site / package, site / f"{package}-1.0.dist-info"
+        folder.mkdir(parents=True)
+        facts.mkdir()
+        (folder / "__init__.py").touch()
+        for name, text in profiles.items():
+            (folder / f"{name}.toml").write_text(text)
+        (facts / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: 1.0\n")
+        (facts / "entry_points.txt").write_text(f"[shrinkc.targets]\n{package} = {package}\n")
+        monkeypatch.syspath_prepend(str(site))
+        forget()
+
+    def forget() -> None:
+        registry._points.cache_clear()
+        target.forget()
+
+    yield put
+    monkeypatch.undo()
+    forget()
+
+
+EDGE = 'inherits = "raspberry-pi-5"\ndescription = "the box"\naliases = ["edgebox"]\n'
+
+
+def test_a_package_brings_targets_that_inherit_and_can_be_inherited(
+    install: Callable[..., None], own_folder: Path, tmp_path: Path
+) -> None:
+    install(
+        "acme_targets", box=EDGE, base='is_abstract = true\ninherits = "cpu"\n', mini='inherits = "base"\ndescription = "m"\n'
+    )
+    assert {"box", "mini", "cpu"} <= set(target.names())
+    assert "base" not in target.names()
+    found = target.load("edgebox")
+    assert (found.name, found.description, found.origin) == ("box", "the box", "acme_targets/box.toml")
+    assert found.figures == target.load("raspberry-pi-5").figures
+    assert target.load("cpu").origin == ""
+    assert "acme_targets/box.toml" in CliRunner().invoke(cli, ["targets", "show", "box"]).stdout
+    own_folder.mkdir(parents=True)
+    (own_folder / "box.toml").write_text(EDGE.replace("the box", "my own"))
+    target.forget()
+    assert target.load("box").description == "my own", "the user's file takes precedence"
+
+
+def test_two_packages_with_one_name_are_refused(install: Callable[..., None]) -> None:
+    install("acme_clash", cpu=EDGE)
+    with pytest.raises(PluginError, match="two packages have a target of one name"):
+        target.names()
+
+
+def test_a_package_without_targets_is_refused(install: Callable[..., None]) -> None:
+    install("acme_empty")
+    with pytest.raises(PluginError, match="brings no targets"):
+        target.names()
