@@ -250,7 +250,15 @@ class ChooseRanks:
             reasons = ", ".join(f"{layer.layer} ({layer.reason})" for layer in found.found.whole[:3])
             raise RecipeError("no layer can be of a lower rank", where=self.method.name, because=reasons)
         ranks, told = self.method.chosen(RankCost(trained, found.cost.dense), context)
-        context.records.append({"phase": RANKS, RANKS: ranks, "choice": self.method.choice, **told})
+        context.records.append({"phase": RANKS, RANKS: _agreed(ranks, trained, context), "choice": self.method.choice, **told})
+
+
+def _agreed(ranks: Ranks, layers: Iterable[str], context: Context) -> Ranks:
+    """Ranks of the first process: an interrupt may reach others in another trial of a search."""
+    names = list(layers)
+    held = torch.tensor([ranks.get(name, 0) for name in names], device=context.settings.device)
+    context.world.same_([held])
+    return {name: rank for name, rank in zip(names, held.tolist(), strict=True) if rank}
 
 
 @dataclass(frozen=True)
