@@ -17,32 +17,19 @@ Accuracy is onnxruntime's on the 10,000 test images, of which no variant has see
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import subprocess
 import sys
-import tempfile
-from fnmatch import fnmatch
 from itertools import product
 from pathlib import Path
 
 from accuracy_grid import MODELS, SEEDS
-from accuracy_rows import Cell, Row, merged, read, table, write
+from accuracy_rows import Cell, Row, table
 from processes import run
-
-from shrinkc.files import sha256
-from shrinkc.report import facts
+from training_runs import Runs, scored
 
 FOLDER = Path(__file__).parent
 CUTS = (50, 70, 85)
 VARIANTS = ("none", "label-free", "labels", "scratch", "torch-pruning")
 PEER = "torch-pruning"
-
-
-def written(work: Path) -> None:
-    """Let ``fashion`` write the data, in a process of its own."""
-    calls = f"fashion.write_test(Path('{work}/test.npz')); fashion.write_training(Path('{work}'))"
-    subprocess.run([sys.executable, "-c", f"import fashion; from pathlib import Path; {calls}"], check=True, cwd=FOLDER)
 
 
 def result(cell: Cell, models: Path, work: Path, python: Path, minutes: float, dense_macs: int) -> Row:
@@ -53,13 +40,7 @@ def result(cell: Cell, models: Path, work: Path, python: Path, minutes: float, d
     script = FOLDER / "peers" / ("torch_pruning_tuned.py" if is_peer else "shrinkc_recovery.py")
     options = ["--variant", cell.method, "--remove", cell.removed / 100, "--seed", cell.seed, "--minutes", minutes]
     command = [python if is_peer else sys.executable, script, models / f"{cell.model}.onnx", *options]
-    made = run(*command, "--data", work, "--output", output)
-    found = made.answer
-    if "failed" not in found:
-        found = run(sys.executable, FOLDER / "score.py", output, work / "test.npz").answer
-    if "failed" in found:
-        return Row(cell, None, None, made.cpu_s, made.peak_bytes, found["failed"])
-    return Row(cell, found["accuracy"], round(found["macs"] / dense_macs, 5), made.cpu_s, made.peak_bytes)
+    return scored(cell, run(*command, "--data", work, "--output", output), output, work, dense_macs)
 
 
 def cells(args: argparse.Namespace) -> list[Cell]:
@@ -82,28 +63,13 @@ def main() -> None:
     parser.add_argument("--environments", type=Path, default=FOLDER / "peers" / "environments")
     parser.add_argument("--output", type=Path, default=FOLDER / "results" / "recovery.json")
     args = parser.parse_args()
-    kept = read(args.output)
-    rows, originals = kept["rows"], kept["originals"]
-    with tempfile.TemporaryDirectory() as folder:
-        work = Path(folder)
-        written(work)
-        for name in args.models:
-            path = args.folder / f"{name}.onnx"
-            if originals.get(name, {}).get("sha256") != sha256(path):
-                scored = run(sys.executable, FOLDER / "score.py", path, work / "test.npz").answer
-                originals[name] = {"sha256": sha256(path), **scored}
-                rows = [row for row in rows if not fnmatch(row.cell.model, name)]
-        done = {row.cell for row in rows} if args.resume else set()
-        python = args.environments / "torch-pruning" / "bin" / "python"
-        for cell in cells(args):
-            if cell in done:
-                continue
-            row = result(cell, args.folder, work, python, args.minutes, originals[cell.model]["macs"])
-            rows = merged(rows, row)
-            about = {"minutes": args.minutes, "originals": originals, "machine": facts.machine(), "versions": facts.versions()}
-            write(args.output, {**about, "load_average": os.getloadavg()}, rows)
-            print(json.dumps(row.to_json()), flush=True)
-    print(table(rows))
+    runs = Runs(args.folder, args.output, args.resume)
+    python = args.environments / "torch-pruning" / "bin" / "python"
+
+    def row(cell: Cell, work: Path, dense_macs: int) -> Row:
+        return result(cell, args.folder, work, python, args.minutes, dense_macs)
+
+    print(table(runs.updated(cells(args), row, {"minutes": args.minutes})))
 
 
 if __name__ == "__main__":

@@ -245,13 +245,42 @@ def candidates_in(
     seed : int
         Of the sampled positions.
     """
+    fitting = _fitting(model, shadow, scope, has_data=bool(batches))
+    seen = _seen(model, list(fitting.sites), fitting.forms, batches, runtime, seed)
+    return _found(fitting, seen, shadow, scope)
+
+
+def candidates_by_weights(model: ir.Model, shadow: Shadow, scope: Scope) -> Found:
+    """Look at every layer of a model without data: what is lost is told from the weights alone.
+
+    Parameters
+    ----------
+    model : ir.Model
+    shadow : Shadow
+        Of the model.
+    scope : Scope
+        Its way of finding factors needs no data.
+    """
+    return _found(_fitting(model, shadow, scope, has_data=False), {}, shadow, scope)
+
+
+@dataclass(frozen=True, eq=False)
+class _Fitting:
+    """Layers that some form fits, in the order of the graph, those forms by layer, and the layers that none fits."""
+
+    sites: tuple[Site, ...]
+    forms: Mapping[str, list[Form]]
+    whole: tuple[Whole, ...]
+
+
+def _fitting(model: ir.Model, shadow: Shadow, scope: Scope, *, has_data: bool) -> _Fitting:
     sites = {site.node: site for site in layers_of(model, shadow)}
     whole: list[Whole] = []
     fitting: dict[str, list[Form]] = {}
     for node in model.graph:
         if node.op_type not in LAYERS or node.domain not in ("", "ai.onnx") or not scope.admits(node):
             continue
-        forms, reason = _forms(node, sites.get(node), scope, shadow, has_data=bool(batches))
+        forms, reason = _forms(node, sites.get(node), scope, shadow, has_data=has_data)
         name = node.outputs[0].name or ""
         if node.op_type in RECURRENT:
             whole.append(Whole(f"{name} (recurrent matrices)", "the fused operator takes its recurrent matrices whole"))
@@ -259,16 +288,18 @@ def candidates_in(
             fitting[name] = forms
         elif reason:
             whole.append(Whole(name, reason))
-    chosen = [site for site in sites.values() if site.name in fitting]
-    seen = _seen(model, chosen, fitting, batches, runtime, seed)
+    return _Fitting(tuple(site for site in sites.values() if site.name in fitting), fitting, tuple(whole))
+
+
+def _found(fitting: _Fitting, seen: Mapping[str, Response], shadow: Shadow, scope: Scope) -> Found:
     candidates, narrow = [], []
-    for site in chosen:
+    for site in fitting.sites:
         layer = linear_layer(site, seen.get(site.name))
-        own = [_candidate(site, form, layer, shadow, scope) for form in fitting[site.name]]
+        own = [_candidate(site, form, layer, shadow, scope) for form in fitting.forms[site.name]]
         useful = [candidate for candidate in own if candidate.largest_rank]
         candidates += useful
         narrow += [] if useful else [Whole(site.name, _narrow(own[0]))]
-    return Found(tuple(candidates), (*whole, *narrow))
+    return Found(tuple(candidates), (*fitting.whole, *narrow))
 
 
 def _forms(node: ir.Node, site: Site | None, scope: Scope, shadow: Shadow, *, has_data: bool) -> tuple[list[Form], str]:
@@ -319,18 +350,30 @@ def linear_layer(site: Site, response: Response | None) -> LinearLayer:
 def _gain(site: Site) -> FloatArray:
     """What the BatchNormalization that alone reads a layer multiplies its outputs by; ones where there is none."""
     ones = np.ones((site.groups, site.outputs // site.groups))
-    readers = list(site.output.uses())
-    if len(readers) != 1 or readers[0].node.op_type != "BatchNormalization" or readers[0].idx != 0:
+    node = normalisation_behind(site)
+    if node is None:
         return ones
-    node = readers[0].node
     read = (node.inputs[1], node.inputs[4])
     stored = [None if value is None else shrinkc_ir.constant_tensor(value) for value in read]
     if stored[0] is None or stored[1] is None:
         return ones
     scale, variance = (tensor.numpy().astype(np.float64) for tensor in stored if tensor is not None)
-    epsilon = node.attributes.get("epsilon")
-    gain: FloatArray = scale / np.sqrt(variance + (1e-5 if epsilon is None else epsilon.as_float()))
+    gain: FloatArray = scale / np.sqrt(variance + epsilon_of(node))
     return gain.reshape(ones.shape)
+
+
+def normalisation_behind(site: Site) -> ir.Node | None:
+    """The BatchNormalization that alone reads a layer's output; None where there is none."""
+    readers = list(site.output.uses())
+    if len(readers) != 1 or readers[0].node.op_type != "BatchNormalization" or readers[0].idx != 0:
+        return None
+    return readers[0].node
+
+
+def epsilon_of(node: ir.Node) -> float:
+    """What a BatchNormalization adds to variances."""
+    epsilon = node.attributes.get("epsilon")
+    return 1e-5 if epsilon is None else epsilon.as_float()
 
 
 def _seen(

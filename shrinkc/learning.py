@@ -36,8 +36,8 @@ FileName = str | os.PathLike[str]
 def train(
     model: FileName,
     *,
-    recipe: FileName,
     data: FileName,
+    recipe: FileName | None = None,
     output: FileName | None = None,
     eval_data: FileName | None = None,
     preprocess: str | None = None,
@@ -52,10 +52,10 @@ def train(
     ----------
     model : path
         The ``.onnx`` file; it is never changed.
-    recipe : str or path
-        Training recipe, by name or as a TOML file.
     data : str or path
         Samples, with labels where the recipe has no teacher; see :mod:`shrinkc.evidence.sources`.
+    recipe : str or path, optional
+        Training recipe, by name or as a TOML file; without one ``method`` must be among the settings, and its own is taken.
     output : path, optional
         Trained model, by default ``NAME.trained.onnx`` in the current folder; report and resolved recipe lie beside it.
     eval_data : str or path, optional

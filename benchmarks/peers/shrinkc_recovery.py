@@ -48,23 +48,22 @@ def main() -> None:
     print(json.dumps({"macs": report.after.macs}))
 
 
-def compressed(args: argparse.Namespace, output: Path, budget: str | None) -> shrinkc.report.model.Report:
-    """Cut, repaired, and trained if there is a budget."""
+def compressed(args: argparse.Namespace, output: Path, budget: str | None, **settings: object) -> shrinkc.report.model.Report:
+    """Cut, repaired, and trained if there is a budget; ``settings`` go over these."""
     few = few_of(args.data / "images.npz", args.seed, args.output.parent)
     whole = args.data / ("labelled.npz" if args.variant == "labels" else "images.npz")
-    return shrinkc.compress(
-        args.model,
-        output=output,
-        data=few if budget is None else whole,
-        eval_data=few,
-        macs=f"{100 * (1 - args.remove):g}%",
-        round_to=1,
-        seed=args.seed,
-        recover=budget,
-        recover_with=None if budget is None else on_one_thread(args.output.parent),
-        verify=False,
-        measure_latency=False,
-    )
+    given = {
+        "data": few if budget is None else whole,
+        "eval_data": few,
+        "macs": f"{100 * (1 - args.remove):g}%",
+        "round_to": 1,
+        "seed": args.seed,
+        "recover": budget,
+        "recover_with": None if budget is None else on_one_thread(args.output.parent),
+        "verify": False,
+        "measure_latency": False,
+    }
+    return shrinkc.compress(args.model, output=output, **{**given, **settings})
 
 
 def on_one_thread(folder: Path) -> Path:

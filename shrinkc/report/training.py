@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from shrinkc.evidence.quality import Quality
+from shrinkc.report.rows import change, count
 
 SCHEMA = "shrinkc.training/1"
 
@@ -71,6 +72,7 @@ def lines(report: TrainingReport) -> list[str]:
             f"Masks: {report.density:.2%} of the maskable weights are left. "
             "Zeros alone make no runtime here faster: cut channels with `shrinkc compress`."
         )
+    told += [_decomposition(record) for record in report.phases if record["phase"] == "decomposition"]
     quality = report.quality
     if quality.accuracy_before is not None and quality.accuracy_after is not None:
         told.append(
@@ -83,6 +85,16 @@ def lines(report: TrainingReport) -> list[str]:
         )
         told.append(f"Agreement with the original: {agreement}, on {quality.samples} samples of {quality.data}.")
     return told
+
+
+def _decomposition(record: Mapping[str, Any]) -> str:
+    before, after, layers = record["macs_before"], record["macs_after"], record["layers"]
+    ranks = [layer["rank"] / layer["full_rank"] for layer in layers]
+    spread = f" of {min(ranks):.0%} to {max(ranks):.0%} of the full rank" if ranks else ""
+    return (
+        f"MACs: {count(before)} before, {count(after)} after ({change(before, after)}); {len(layers)} layers are now factors"
+        f"{spread}, {len(record['whole'])} are whole. The factors give what the trained layers gave: proved."
+    )
 
 
 def _changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> str:

@@ -9,8 +9,10 @@ from collections.abc import Mapping, Sequence
 from enum import Enum
 from typing import TYPE_CHECKING, ClassVar, Protocol, runtime_checkable
 
+import onnx_ir as ir
 import torch
 
+from shrinkc.api import RuntimeAdapter
 from shrinkc.training.samples import Batch
 from shrinkc.training.schedules import Schedule
 from shrinkc.training.select import Selector
@@ -112,4 +114,15 @@ class Method(Protocol):
         """What it does, in order."""
 
 
-__all__ = ["Method", "Parametrization", "Phase", "Plugin", "Schedule", "Scorer", "Selector", "Signal", "Values"]
+@runtime_checkable
+class Rewriting(Protocol):
+    """A method whose result is another graph than the one that was trained; what it trains is the graph that was given."""
+
+    def rewritten(self, model: ir.Model, context: Context, runtime: RuntimeAdapter) -> ir.Model:
+        """The model to write, in place of ``model``, which holds the trained weights; ``context.records`` tell what was done.
+
+        Not asked for where training ended with an error.
+        """
+
+
+__all__ = ["Method", "Parametrization", "Phase", "Plugin", "Rewriting", "Schedule", "Scorer", "Selector", "Signal", "Values"]

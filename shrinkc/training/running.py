@@ -16,7 +16,7 @@ from shrinkc.log import Progress
 from shrinkc.training.context import BEST, Context
 from shrinkc.training.distributed import joined
 from shrinkc.training.evaluation import Metrics
-from shrinkc.training.interfaces import Method
+from shrinkc.training.interfaces import Method, Rewriting
 from shrinkc.training.interrupts import Interrupts
 from shrinkc.training.phases import carry_out
 from shrinkc.training.preparing import Lesson, prepared
@@ -83,6 +83,8 @@ def trained(
     ------
     RecipeError, RuntimeUnavailable
         See :func:`shrinkc.training.preparing.prepared`.
+    ShrinkcError
+        What the method finds wrong before or after the training.
     """
     make = built or method_of
     with limited(settings.threads), joined(settings.device) as world, Interrupts() as interrupts:
@@ -93,7 +95,11 @@ def trained(
         method = make(settings.method, settings.options)
         error = _carried_out(method, context)
         after = context.evaluate()
-        return Trained(context.executor.write_back(), before, after, context, time.perf_counter() - started, error)
+        model = context.executor.write_back()
+        if error is None and isinstance(method, Rewriting):
+            with progress.stage("rewriting the graph"):
+                model = method.rewritten(model, context, lesson.runtime)
+        return Trained(model, before, after, context, time.perf_counter() - started, error)
 
 
 def _finite(context: Context) -> Metrics:

@@ -282,7 +282,7 @@ def test_plugins_are_called_in_the_promised_order(tmp_path: Path) -> None:
 
 
 def test_every_training_method_is_found_by_its_entry_point() -> None:
-    names = {"distillation", "gradual-magnitude", "iterative-magnitude", "network-slimming"}
+    names = {"distillation", "gradual-magnitude", "iterative-magnitude", "lrpet", "network-slimming"}
     assert names <= set(registry.names("training"))
     for name in names:
         assert registry.load("training", name).name == name
@@ -310,6 +310,7 @@ METHODS = [
     ("distillation", {}, {"swa": 0.5, "optimizer": "adamw"}),
     ("iterative-magnitude", {"levels": 2, "retraining": "weights", "rewind_step": 3}, {}),
     ("gradual-magnitude", {"sparsity": 0.7, "every": 3}, {"optimizer": "adamw"}),
+    ("lrpet", {"every": 3, "start": "fresh", "choice": "searched", "trials": 3}, {}),
 ]
 
 
