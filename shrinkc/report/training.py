@@ -71,6 +71,7 @@ def lines(report: TrainingReport) -> list[str]:
             f"Masks: {report.density:.2%} of the maskable weights are left. "
             "Zeros alone make no runtime here faster: cut channels with `shrinkc compress`."
         )
+    told += [str(phase["said"]) for phase in report.phases if "said" in phase]
     quality = report.quality
     if quality.accuracy_before is not None and quality.accuracy_after is not None:
         told.append(

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from enum import Enum
 from typing import TYPE_CHECKING, ClassVar, Protocol, runtime_checkable
 
+import onnx_ir as ir
 import torch
 
 from shrinkc.training.samples import Batch
@@ -17,6 +18,7 @@ from shrinkc.training.select import Selector
 
 if TYPE_CHECKING:
     from shrinkc.training.context import Context
+    from shrinkc.training.preparing import Lesson
 
 Values = Mapping[str, torch.Tensor]
 
@@ -112,4 +114,45 @@ class Method(Protocol):
         """What it does, in order."""
 
 
-__all__ = ["Method", "Parametrization", "Phase", "Plugin", "Schedule", "Scorer", "Selector", "Signal", "Values"]
+class Rewritten(Protocol):
+    """A method at work on a graph that it made of the one it was given."""
+
+    @property
+    def lesson(self) -> Lesson:
+        """What is trained in place of what was given, :attr:`Lesson.given` set."""
+
+    def phases(self, context: Context) -> Sequence[Phase]:
+        """What it does, in order."""
+
+    def finished(self, context: Context, model: ir.Model) -> ir.Model:
+        """What comes out: ``model`` is the graph that was trained, with what it learned; records may be added."""
+
+
+@runtime_checkable
+class Rewriting(Protocol):
+    """A method that trains another graph than it was given; else as :class:`Method`, in its place.
+
+    Attributes
+    ----------
+    name : str
+    """
+
+    name: ClassVar[str]
+
+    def rewritten(self, lesson: Lesson) -> Rewritten:
+        """Rewrite a copy of what is to be trained."""
+
+
+__all__ = [
+    "Method",
+    "Parametrization",
+    "Phase",
+    "Plugin",
+    "Rewriting",
+    "Rewritten",
+    "Schedule",
+    "Scorer",
+    "Selector",
+    "Signal",
+    "Values",
+]
