@@ -54,11 +54,19 @@ def settings_for(recipe: Recipe) -> Settings | None:
     if recipe.recover is None:
         return None
     from shrinkc.training import recipe_files
+    from shrinkc.training.interfaces import Rewriting
+    from shrinkc.training.running import method_of
 
     found = recipe_files.resolve(recipe.recover_with or DEFAULT_RECIPE, budget=recipe.recover, seed=recipe.seed)
     if found.teacher == "none":
         raise RecipeError(
             "recovery learns from the original", where=f"--recover-with {recipe.recover_with}", hint='teacher = "original"'
+        )
+    if isinstance(method_of(found.method, found.options), Rewriting):
+        raise RecipeError(
+            "the method makes another graph, which recovery may not",
+            where=f"--recover-with {recipe.recover_with}",
+            hint="`shrinkc train` before or afterwards",
         )
     return found
 

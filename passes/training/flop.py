@@ -61,6 +61,7 @@ class Constrained(Plugin):
         settings = replace(context.settings, optimizer="adamw", momentum=0.9)
         zeros = {name: torch.zeros(1, device=settings.device) for name in ("linear", "squared")}
         self.multipliers = {name: torch.nn.Parameter(zero) for name, zero in zeros.items()}
+        self._done, self._stride = 0.0, 0.0
         self._descent, self._ascent = Optimizer(gates.log_alpha, settings), Optimizer(self.multipliers, settings)
 
     def on_cycle_start(self, context: Context) -> None:
@@ -75,18 +76,17 @@ class Constrained(Plugin):
         self._ascent.forget_gradients()
         return batch
 
-    def target(self, done: float) -> float:
-        """Share that is wanted when so much of the phase is done."""
-        return 1 - (1 - self._options.target) * min(1.0, done / self._options.ramp)
+    def target(self) -> float:
+        """Share that is wanted now."""
+        return 1 - (1 - self._options.target) * min(1.0, self._done / self._options.ramp)
 
-    def excess(self, context: Context) -> torch.Tensor:
-        """Expected share above the target of now."""
-        done = context.done if context.step else 0.0
-        return self._size.expected(self._gates.components()) - self.target(done)
+    def excess(self) -> torch.Tensor:
+        """Expected share above the target of now; scalar, differentiable."""
+        return self._size.expected(self._gates.components()) - self.target()
 
     def loss(self, context: Context, outputs: Values, batch: Batch) -> torch.Tensor:
         """See :class:`shrinkc.training.interfaces.Plugin`."""
-        excess = self.excess(context)
+        excess = self.excess()
         return (self.multipliers["linear"] * excess + self.multipliers["squared"] * excess.square()).sum()
 
     @torch.no_grad()
@@ -97,13 +97,14 @@ class Constrained(Plugin):
         for multiplier in self.multipliers.values():
             if multiplier.grad is not None:
                 multiplier.grad.neg_()  # the optimizer descends; multipliers ascend
-        self._descent.step(self._options.gate_rate)
-        self._ascent.step(self._options.multiplier_rate)
+        self._descent.step(self._options.gate_rate * self._stride)
+        self._ascent.step(self._options.multiplier_rate * self._stride)
         self.multipliers["squared"].clamp_(0.0, self._options.most_squared)
 
     def after_step(self, context: Context) -> Signal:
         """See :class:`shrinkc.training.interfaces.Plugin`."""
         self._gates.settle()
+        self._done, self._stride = context.done, max(0.0, context.done - self._done)
         return Signal.GO_ON
 
     @torch.no_grad()
@@ -137,7 +138,7 @@ class Constrained(Plugin):
         """See :class:`shrinkc.training.interfaces.Plugin`."""
         with torch.no_grad():
             expected = float(self._size.expected(self._gates.components()))
-        return {"said": f"{expected:.1%} of the {self._size.quantity} expected"}
+        return {"done": self._done, "stride": self._stride, "said": f"{expected:.1%} of the {self._size.quantity} expected"}
 
     @torch.no_grad()
     def restore(self, tensors: Values, facts: Mapping[str, Any]) -> None:
@@ -145,6 +146,7 @@ class Constrained(Plugin):
         for prefix, parameters in (("gate/", self._gates.log_alpha), ("multiplier/", self.multipliers)):
             for name, value in under(prefix, tensors).items():
                 parameters[name].copy_(value)
+        self._done, self._stride = float(facts["done"]), float(facts["stride"])
         self._descent.restore(under("descent/", tensors))
         self._ascent.restore(under("ascent/", tensors))
 
@@ -168,7 +170,8 @@ class Flop:
     temperature : float
         Of the gates.
     gate_rate, multiplier_rate : float
-        Learning rates of gates and multipliers, by Adam.
+        Learning rates of gates and multipliers, by Adam, summed over the steps of the phase: a short training takes larger
+        steps, so that it gets as far as a long one.
     most_squared : float
         Bound of the multiplier of the squared excess, which only grows.
     exclude : tuple of str
@@ -183,8 +186,8 @@ class Flop:
     settling: float = 0.3
     initial: float = 0.5
     temperature: float = 1.0
-    gate_rate: float = 0.1
-    multiplier_rate: float = 0.1
+    gate_rate: float = 25.0
+    multiplier_rate: float = 25.0
     most_squared: float = 100.0
     exclude: tuple[str, ...] = ()
 

@@ -310,6 +310,7 @@ METHODS = [
     ("distillation", {}, {"swa": 0.5, "optimizer": "adamw"}),
     ("iterative-magnitude", {"levels": 2, "retraining": "weights", "rewind_step": 3}, {}),
     ("gradual-magnitude", {"sparsity": 0.7, "every": 3}, {"optimizer": "adamw"}),
+    ("flop", {"target": 0.8}, {"optimizer": "adamw"}),
 ]
 
 
