@@ -26,6 +26,7 @@ from shrinkc.analysis.kinds import Kind
 from shrinkc.api import FloatArray, Moments, RuntimeAdapter
 from shrinkc.evidence.head_pairs import HeadPair, Side, pairs_in
 from shrinkc.evidence.responses import Batches, Response, needed_values, responses
+from shrinkc.evidence.sensitivity import outputs_of
 from shrinkc.evidence.sites import Site
 from shrinkc.evidence.walking import Walk
 from shrinkc.factorable import Candidate, Found, JointForm, Scope, Whole, linear_layer
@@ -377,17 +378,83 @@ def folded(model: ir.Model, shapes: Mapping[str, tuple[int, ...]], ranks: Mappin
     return Folded(turned, analysis, is_kept, remove_channels(analysis, is_kept, dict(shapes)))
 
 
-def shift_means(folded: Folded, ranks: Mapping[str, tuple[PairCandidate, int]]) -> None:
-    """Let biases behind pairs take up what their inputs' means lost, in place; after the proof, which knows nothing of data."""
-    stored = {value.name: value for value in folded.model.graph.initializers.values()}
-    for node in folded.model.graph:
-        stored |= {output.name: output for output in node.outputs if node.op_type == "Constant"}
+def with_means(fold: Folded, ranks: Mapping[str, tuple[PairCandidate, int]]) -> ir.Model:
+    """The folded model with biases behind pairs that take up what their inputs' means lost: data say so, not the fold."""
+    model = fold.model.clone()
+    stored = {value.name: value for value in model.graph.initializers.values()}
+    stored |= {output.name: output for node in model.graph if node.op_type == "Constant" for output in node.outputs}
     for candidate, rank in ranks.values():
         for pair, factors in zip(candidate.pairs, candidate.factored.parts, strict=True):
             intercept, change = pair.left.site.intercept, factors.shift(rank)
-            if intercept is None or change is None:
-                continue
-            value = stored[intercept.tensor.name]
-            old = shrinkc_ir.stored_array(value)
-            moved = old + intercept.sign * change.reshape(old.shape) / intercept.factor
-            shrinkc_ir.replace_tensor(value, moved.astype(old.dtype))
+            if intercept is not None and change is not None:
+                _add(stored[intercept.tensor.name], intercept.sign * change / intercept.factor)
+    return model
+
+
+def _add(value: ir.Value, change: FloatArray) -> None:
+    old = shrinkc_ir.stored_array(value)
+    shrinkc_ir.replace_tensor(value, (old + change.reshape(old.shape)).astype(old.dtype))
+
+
+def lowered(model: ir.Model, shapes: Mapping[str, tuple[int, ...]], candidate: PairCandidate, rank: int) -> ir.Model:
+    """A copy of a model with one candidate folded."""
+    ranks = {candidate.name: (candidate, rank)}
+    return with_means(folded(model, shapes, ranks), ranks)
+
+
+def measured_error(
+    model: ir.Model,
+    shapes: Mapping[str, tuple[int, ...]],
+    candidate: PairCandidate,
+    rank: int,
+    batches: Batches,
+    runtime: RuntimeAdapter,
+) -> float:
+    """Error found when what pairs give is run in both models: of scores within samples, of layers around their means.
+
+    Without data, that of the products of the stored weights.
+    """
+    after = lowered(model, shapes, candidate, rank)
+    if not batches:
+        return float(np.mean([_weights_error(pair, _same(after, shapes, pair)) for pair in candidate.pairs]))
+    few = batches[:MEASURED_BATCHES]
+    return float(np.mean([_outputs_error(model, after, pair, few, runtime) for pair in candidate.pairs]))
+
+
+MEASURED_BATCHES = 4
+"""Batches that an error is measured on; a run of the whole model each time."""
+
+
+def _same(model: ir.Model, shapes: Mapping[str, tuple[int, ...]], pair: HeadPair) -> HeadPair:
+    return next(own for own in pairs_in(model, Shadow.of(model, dict(shapes))).found if own.name == pair.name)
+
+
+def _weights_error(before: HeadPair, after: HeadPair) -> float:
+    """Share of the squared products of the weights that is lost; what is read sums over the heads."""
+    wanted, given = (np.einsum("hmdi,hndj->hmnij", pair.left.vectors(), pair.right.vectors()) for pair in (before, after))
+    if before.is_read:
+        wanted, given = wanted.sum(0), given.sum(0)
+    return float(np.square(wanted - given).sum() / (np.square(wanted).sum() or 1.0))
+
+
+def _outputs_error(before: ir.Model, after: ir.Model, pair: HeadPair, batches: Batches, runtime: RuntimeAdapter) -> float:
+    name = _observed(pair)
+    wanted, given = (_values(model, name, batches, runtime) for model in (before, after))
+    axes = tuple(range(wanted.ndim - 1)) if pair.is_read and pair.left.site.windows is None else (0, *range(2, wanted.ndim))
+    centre = wanted.mean(axes, keepdims=True) if pair.is_read else 0.0
+    return float(np.square(wanted - given).sum() / (np.square(wanted - centre).sum() or 1.0))
+
+
+def _observed(pair: HeadPair) -> str:
+    """The value that a pair's errors are of: scores, or what the layer gives with its bias."""
+    site = pair.left.site
+    if not pair.is_read or site.intercept is None or site.intercept.is_own:
+        return site.name if pair.is_read else pair.name
+    return next(usage.node.outputs[0].name or "" for usage in site.output.uses())
+
+
+def _values(model: ir.Model, name: str, batches: Batches, runtime: RuntimeAdapter) -> FloatArray:
+    copy = model.clone()
+    value = next(output for node in copy.graph for output in node.outputs if output.name == name)
+    copy.graph.outputs[:] = [value]
+    return np.concatenate([batch[name] for batch in outputs_of(copy, batches, runtime)]).astype(np.float64)

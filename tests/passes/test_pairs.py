@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
+import onnx
 import onnx_ir as ir
 import pytest
 from cutting import outputs
@@ -11,10 +14,13 @@ from models.builder import Net
 from shrinkc.passes.lowrank.pairs import Pairs
 from shrinkc.passes.lowrank.svd import Svd
 
+import shrinkc
+from shrinkc import ir as shrinkc_ir
 from shrinkc import registry
+from shrinkc.errors import RecipeError
 from shrinkc.evidence.head_pairs import pairs_in
 from shrinkc.factorable import Scope, candidates_in
-from shrinkc.head_folding import PairCandidate, folded, shift_means
+from shrinkc.head_folding import PairCandidate, folded, measured_error, with_means
 from shrinkc.opening import counted_cost
 from shrinkc.shapes import Shadow, input_shapes
 from shrinkc.verify import prove
@@ -126,13 +132,13 @@ def test_on_data_the_error_behind_values_is_measured_exactly_heads_together_and_
     batches, shapes = normal(model), input_shapes(model)
     mixed = next(candidate for candidate in candidates(model, batches) if candidate.pairs[0].is_read)
     chosen = {mixed.name: (mixed, rank)}
-    work = folded(model, shapes, chosen)
-    shift_means(work, chosen)
+    after = with_means(folded(model, shapes, chosen), chosen)
     (name,) = (usage.node.outputs[0].name or "" for usage in mixed.pairs[0].left.site.output.uses())
-    wanted, got = value(model, name, batches).reshape(-1, DIM), value(work.model, name, batches).reshape(-1, DIM)
+    wanted, got = value(model, name, batches).reshape(-1, DIM), value(after, name, batches).reshape(-1, DIM)
     np.testing.assert_allclose(got.mean(0), wanted.mean(0), atol=1e-4)
     share = ((wanted - got) ** 2).sum() / ((wanted - wanted.mean(0)) ** 2).sum()
     assert mixed.error(rank) == pytest.approx(share, rel=1e-3)
+    assert measured_error(model, shapes, mixed, rank, batches, runtime()) == pytest.approx(share, rel=1e-3)  # type: ignore[arg-type]
 
 
 def test_dims_that_say_nothing_cost_nothing() -> None:
@@ -186,3 +192,49 @@ def test_where_more_than_movement_and_a_number_stand_in_between_the_pair_is_refu
     found = pairs_in(model, Shadow.of(model, input_shapes(model)))
     assert not any(not pair.is_read for pair in found.found)
     assert any(reason in told for told in found.refused.values())
+
+
+@pytest.mark.parametrize("index", [0, 1])
+def test_without_data_the_error_measured_on_the_stored_weights_is_the_predicted_one(index: int) -> None:
+    model = ir.from_proto(two_layers().model())
+    candidate = candidates(model, [])[index]
+    measured = measured_error(model, input_shapes(model), candidate, 2, [], runtime())  # type: ignore[arg-type]
+    assert measured == pytest.approx(candidate.error(2), rel=1e-3)
+
+
+def test_packed_queries_keys_and_values_are_cut_alike() -> None:
+    model = ir.from_proto(ATTENTION["vision_transformer_with_class_token"]().model())
+    (candidate,) = candidates(model, [])
+    assert len(candidate.pairs) == 2
+    assert len(candidate.layers) == 2
+    np.testing.assert_allclose(candidate.errors, np.mean([part.errors for part in candidate.factored.parts], axis=0))
+
+
+@pytest.mark.parametrize("has_data", [True, False])
+def test_the_command_makes_heads_narrower_within_the_budget_and_reports_both_errors(has_data: bool, tmp_path: Path) -> None:
+    net = ATTENTION["encoder_of_two_blocks"]()
+    onnx.save(net.model(), str(tmp_path / "m.onnx"))
+    np.savez(tmp_path / "d.npz", x=np.random.default_rng(0).standard_normal((64, LENGTH, 5)).astype(np.float32))
+    options = {"data": tmp_path / "d.npz"} if has_data else {}
+    report = shrinkc.compress(
+        tmp_path / "m.onnx", output=tmp_path / "o.onnx", method="lowrank", forms="pairs,matrix", macs="80%", round_to=1,
+        measure_latency=False, save_plan=tmp_path / "p.json", **options,
+    )  # fmt: skip
+    rows = [row for row in report.factors if row.form == "pairs" and row.rank is not None]
+    assert rows
+    for row in rows:
+        assert row.rank < row.full_rank == 4
+        assert row.measured_error == pytest.approx(row.predicted_error, rel=0.5, abs=1e-6)
+    after = shrinkc_ir.load(tmp_path / "o.onnx")
+    shapes = input_shapes(after)
+    assert counted_cost(after, shapes).macs <= 0.8 * counted_cost(shrinkc_ir.load(tmp_path / "m.onnx"), shapes).macs
+    again = shrinkc.compress(
+        tmp_path / "m.onnx", output=tmp_path / "a.onnx", plan=tmp_path / "p.json", measure_latency=False, **options
+    )
+    assert (tmp_path / "a.onnx").read_bytes() == (tmp_path / "o.onnx").read_bytes(), again
+
+
+def test_pairs_do_not_go_together_with_removing_channels(tmp_path: Path) -> None:
+    onnx.save(ATTENTION["one_head"]().model(), str(tmp_path / "m.onnx"))
+    with pytest.raises(RecipeError, match="several layers"):
+        shrinkc.compress(tmp_path / "m.onnx", output=tmp_path / "o.onnx", method="auto", forms="pairs", macs="80%")
