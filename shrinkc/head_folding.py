@@ -30,7 +30,7 @@ from shrinkc.evidence.sensitivity import outputs_of
 from shrinkc.evidence.sites import Site
 from shrinkc.evidence.walking import Walk
 from shrinkc.factorable import Candidate, Found, JointForm, Scope, Whole, linear_layer
-from shrinkc.factors import Chain, Sizes, Work, root_of
+from shrinkc.factors import Chain, Factored, Sizes, Work, root_of
 from shrinkc.shapes import Shadow
 from shrinkc.surgery import remove_channels
 
@@ -163,12 +163,12 @@ class JointFactors:
     """
 
     def __init__(self, parts: Sequence[PairFactors]) -> None:
-        self.parts = tuple(parts)
+        self._parts = tuple(parts)
 
     @cached_property
     def errors(self) -> FloatArray:
         """Mean of the shares that are lost, by rank; ``(dims + 1,)``."""
-        errors: FloatArray = np.mean([part.errors for part in self.parts], axis=0)
+        errors: FloatArray = np.mean([part.errors for part in self._parts], axis=0)
         return errors
 
     def error(self, rank: int) -> float:
@@ -207,9 +207,14 @@ class PairCandidate(Candidate):
         return tuple(dict.fromkeys(side.site.name for pair in self.pairs for side in (pair.left, pair.right)))
 
     @cached_property
-    def factored(self) -> JointFactors:
+    def parts(self) -> tuple[PairFactors, ...]:
+        """Every pair decomposed."""
+        return tuple(PairFactors(pair, self.seen) for pair in self.pairs)
+
+    @cached_property
+    def factored(self) -> Factored:
         """See :class:`Candidate`."""
-        return JointFactors([PairFactors(pair, self.seen) for pair in self.pairs])
+        return JointFactors(self.parts)
 
     @cached_property
     def full_rank(self) -> int:
@@ -365,7 +370,7 @@ def folded(model: ir.Model, shapes: Mapping[str, tuple[int, ...]], ranks: Mappin
     turned = model.clone()
     pairs = {pair.name: pair for pair in pairs_in(turned, Shadow.of(turned, dict(shapes))).found}
     for candidate, _ in ranks.values():
-        for pair, factors in zip(candidate.pairs, candidate.factored.parts, strict=True):
+        for pair, factors in zip(candidate.pairs, candidate.parts, strict=True):
             factors.fold(pairs[pair.name])
     analysis = _analysed(turned, shapes)
     is_kept = np.ones(analysis.n_classes + 1, bool)
@@ -384,7 +389,7 @@ def with_means(fold: Folded, ranks: Mapping[str, tuple[PairCandidate, int]]) -> 
     stored = {value.name: value for value in model.graph.initializers.values()}
     stored |= {output.name: output for node in model.graph if node.op_type == "Constant" for output in node.outputs}
     for candidate, rank in ranks.values():
-        for pair, factors in zip(candidate.pairs, candidate.factored.parts, strict=True):
+        for pair, factors in zip(candidate.pairs, candidate.parts, strict=True):
             intercept, change = pair.left.site.intercept, factors.shift(rank)
             if intercept is not None and change is not None:
                 _add(stored[intercept.tensor.name], intercept.sign * change / intercept.factor)

@@ -21,6 +21,10 @@ DEVIATION = 0.01
 """Of what ``log_alpha`` begins with."""
 
 
+FARTHEST, HALVINGS = 30.0, 40
+"""How far an offset is looked for, and in how many steps."""
+
+
 @dataclass(frozen=True)
 class Size:
     """What a model with open layers costs, as a share of the original.
@@ -85,6 +89,8 @@ class Gates:
         self._by_weight = {layer.second: layer for layer in layers}
         self._unit = float(family.without_zeros(torch.tensor(mean)))
         self._uniform: dict[str, torch.Tensor] = {}
+        self.offset = 0.0
+        """Added to ``log_alpha`` where it is decided how many gates are open."""
 
     def draw(self, cycle: int, step: int) -> None:
         """Draw the gates of one step; they are the same in all its parts and for all processes."""
@@ -102,11 +108,22 @@ class Gates:
         log_alpha = self.log_alpha[name]
         if name in self._uniform:
             return self.family.drawn(log_alpha, self._uniform[name]) / self._unit
-        return self.family.settled(log_alpha.detach()) / self._unit
+        return self.family.settled(log_alpha.detach(), self.offset) / self._unit
 
-    def components(self) -> dict[str, torch.Tensor]:
-        """Expected number of open gates by layer, in closed form."""
-        return {name: self.family.open_probability(log_alpha).sum() for name, log_alpha in self.log_alpha.items()}
+    def components(self, offset: float = 0.0) -> dict[str, torch.Tensor]:
+        """Expected number of open gates by layer, in closed form; with ``log_alpha`` higher by an offset."""
+        return {name: self.family.open_probability(log_alpha + offset).sum() for name, log_alpha in self.log_alpha.items()}
+
+    @torch.no_grad()
+    def close_in(self, size: Size, target: float) -> None:
+        """Find the offset at which the expected size is the target: what a training too short has left between them."""
+        low, high = -FARTHEST, FARTHEST
+        for _ in range(HALVINGS):
+            self.offset = (low + high) / 2
+            if float(size.expected(self.components(self.offset))) > target:
+                high = self.offset
+            else:
+                low = self.offset
 
     def effective(self, name: str, weight: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """See :class:`shrinkc.training.interfaces.Parametrization`."""
@@ -122,7 +139,7 @@ class Gates:
         """Put the settled gates into the second factors, and masks on the components that they leave."""
         masks: dict[str, torch.Tensor] = {}
         for layer in self.layers:
-            kept = self.family.kept(self.log_alpha[layer.name])
+            kept = self.family.kept(self.log_alpha[layer.name] + self.offset)
             first, second = context.tensors[layer.first], context.tensors[layer.second]
             second.mul_(self.along(layer, self.of(layer.name), second))
             masks[layer.second] = self.along(layer, kept, second).expand_as(second).clone()

@@ -3,12 +3,14 @@
 Wang, Wohlwend, Lei. Structured Pruning of Large Language Models. EMNLP 2020 (arXiv 1910.04732; FLOP), sections 3.2 (``W = P
 diag(z) Q``, hard-concrete gates) and 3.3 (augmented Lagrangian ``l1 (s - t) + l2 (s - t)^2``, ascended in ``l1`` and ``l2``,
 the target ``t`` moving linearly), with the distribution of their program: stretched to (-0.1, 1.1), temperature 1,
-``log_alpha`` drawn around 0 with deviation 0.01.  Differs: factors are those of the trained layer at full rank, convolutions
+``log_alpha`` drawn with deviation 0.01.  Differs: factors are those of the trained layer at full rank, convolutions
 too; a gate counts from what it begins with, so that training begins at the layer as it was, and the draws are sorted, so that
 the weakest components begin with the lowest gates; the size is that of the whole model as it will be written, where a layer
 above its break-even rank costs what it costs whole (the gradient is that of its components all the same); one component at
-least stays in a layer; the gates are settled before the end and the factors then trained without noise; ``l2`` is bounded;
-layers that cannot be factorised have no gates.
+least stays in a layer; the gates are settled before the end, all moved alike by what their expected size is still off the
+target, and the factors then trained without noise; ``l2`` is bounded; gates begin nearly open (theirs begin at
+``initial = 0.5``, for training from scratch: a trained network forgets under so much noise); layers that cannot be factorised
+have no gates.
 """
 
 from __future__ import annotations
@@ -113,6 +115,8 @@ class Constrained(Plugin):
         self._gates.settle()
         components = self._gates.components()
         expected = float(self._size.expected(components))
+        if not context.stopped:
+            self._gates.close_in(self._size, self._options.target)
         self._gates.fold(context)
         context.records.append(
             {
@@ -120,6 +124,7 @@ class Constrained(Plugin):
                 "quantity": self._size.quantity,
                 "target": self._options.target,
                 "expected": expected,
+                "offset": self._gates.offset,
                 "components": {name: float(count) for name, count in components.items()},
                 "multipliers": {name: float(value) for name, value in self.multipliers.items()},
             }
@@ -166,7 +171,7 @@ class Flop:
     settling : float
         Share of the budget, at the end, in which the gates no longer move and the factors train without noise.
     initial : float
-        Gates begin around ``log((1 - initial) / initial)``.
+        Gates begin around ``log((1 - initial) / initial)``; 0.5 where nothing is to be remembered.
     temperature : float
         Of the gates.
     gate_rate, multiplier_rate : float
@@ -184,7 +189,7 @@ class Flop:
     quantity: str = "macs"
     ramp: float = 0.5
     settling: float = 0.3
-    initial: float = 0.5
+    initial: float = 0.05
     temperature: float = 1.0
     gate_rate: float = 25.0
     multiplier_rate: float = 25.0

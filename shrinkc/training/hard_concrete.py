@@ -55,6 +55,6 @@ class HardConcrete:
         chosen[torch.argsort(log_alpha, descending=True, stable=True)[:wanted]] = True
         return chosen
 
-    def settled(self, log_alpha: torch.Tensor) -> torch.Tensor:
-        """Gates where nothing is drawn, ``(gates,)``."""
-        return self.without_zeros(log_alpha) * self.kept(log_alpha)
+    def settled(self, log_alpha: torch.Tensor, offset: float = 0.0) -> torch.Tensor:
+        """Gates where nothing is drawn, ``(gates,)``; as many are open as would be with ``log_alpha`` higher by an offset."""
+        return self.without_zeros(log_alpha) * self.kept(log_alpha + offset)

@@ -207,7 +207,7 @@ def test_packed_queries_keys_and_values_are_cut_alike() -> None:
     (candidate,) = candidates(model, [])
     assert len(candidate.pairs) == 2
     assert len(candidate.layers) == 2
-    np.testing.assert_allclose(candidate.errors, np.mean([part.errors for part in candidate.factored.parts], axis=0))
+    np.testing.assert_allclose(candidate.errors, np.mean([part.errors for part in candidate.parts], axis=0))
 
 
 @pytest.mark.parametrize("has_data", [True, False])
