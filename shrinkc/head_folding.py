@@ -163,13 +163,8 @@ class JointFactors:
     """
 
     def __init__(self, parts: Sequence[PairFactors]) -> None:
-        self._parts = tuple(parts)
-
-    @cached_property
-    def errors(self) -> FloatArray:
+        self.errors: FloatArray = np.mean([part.errors for part in parts], axis=0)
         """Mean of the shares that are lost, by rank; ``(dims + 1,)``."""
-        errors: FloatArray = np.mean([part.errors for part in self._parts], axis=0)
-        return errors
 
     def error(self, rank: int) -> float:
         """See :class:`shrinkc.factors.Factored`."""

@@ -15,13 +15,18 @@ from numpy.typing import NDArray
 
 from shrinkc import ir as shrinkc_ir
 from shrinkc import registry
+from shrinkc.analysis.cost import Cost
 from shrinkc.api import RuntimeAdapter
 from shrinkc.canonicalize import drop_unused
+from shrinkc.evidence.data import Data, fixed_batch
+from shrinkc.factor_proof import prove_equal
 from shrinkc.factorable import Candidate, Scope, candidates_in
 from shrinkc.factoring import factorise
 from shrinkc.factors import Factorization, Work
+from shrinkc.inlining import inline_functions
 from shrinkc.merging import merge_factors
-from shrinkc.shapes import Shadow
+from shrinkc.opening import counted_cost
+from shrinkc.shapes import Shadow, input_shapes
 
 Kept = NDArray[np.bool_]
 
@@ -141,3 +146,48 @@ def _cut(model: ir.Model, layer: OpenLayer, kept: Kept) -> None:
         value = model.graph.initializers[name]
         array = np.compress(chosen, shrinkc_ir.stored_array(value), axis)
         shrinkc_ir.replace_tensor(value, np.ascontiguousarray(array))
+
+
+@dataclass(frozen=True, eq=False)
+class OpenModel:
+    """A copy of a model with all layers open, and what the model was.
+
+    Attributes
+    ----------
+    model : ir.Model
+    shapes : mapping of input name to shape
+        That costs are counted at: one sample, or the fixed batch.
+    layers : tuple of OpenLayer
+    before : Cost
+        Of the model as it was.
+    runtime : RuntimeAdapter
+    """
+
+    model: ir.Model
+    shapes: dict[str, tuple[int, ...]]
+    layers: tuple[OpenLayer, ...]
+    before: Cost
+    runtime: RuntimeAdapter
+
+    @classmethod
+    def of(cls, model: ir.Model, data: Data, runtime: RuntimeAdapter, exclude: Sequence[str] = ()) -> OpenModel:
+        """Open a copy of a model, at the shapes of its data; see :func:`opened`."""
+        copy = model.clone()
+        inline_functions(copy)
+        unit = fixed_batch(copy) or 1
+        shapes = input_shapes(copy, {name: (unit, *array.shape[1:]) for name, array in data.inputs.items()})
+        before = counted_cost(copy, shapes)
+        return cls(copy, shapes, opened(copy, shapes, runtime, exclude), before, runtime)
+
+    def close(self, model: ir.Model, kept: Mapping[str, Kept], seed: int = 0) -> tuple[dict[str, int | None], Cost]:
+        """Close a model that was trained open, in place; see :func:`closed`.  What it costs then is counted anew.
+
+        Raises
+        ------
+        VerificationError
+            The model does not give what it gave open.
+        """
+        open_model = model.clone()
+        ranks = closed(model, self.shapes, self.layers, kept)
+        prove_equal(open_model, model, self.shapes, self.runtime, seed=seed)
+        return ranks, counted_cost(model, self.shapes)

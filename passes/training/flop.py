@@ -24,13 +24,8 @@ import onnx_ir as ir
 import torch
 
 from shrinkc.errors import BudgetError, RecipeError
-from shrinkc.evidence.data import fixed_batch
-from shrinkc.factor_proof import prove_equal
-from shrinkc.inlining import inline_functions
-from shrinkc.open_factors import OpenLayer, closed, opened
-from shrinkc.opening import counted_cost
+from shrinkc.open_factors import OpenLayer, OpenModel
 from shrinkc.rank_gates import Gates, Size
-from shrinkc.shapes import input_shapes
 from shrinkc.training.checkpoint import named, under
 from shrinkc.training.context import Context
 from shrinkc.training.hard_concrete import HardConcrete
@@ -222,22 +217,17 @@ class Flop:
         BudgetError
             Layers without gates cost more than the target.
         """
-        student = lesson.student.clone()
-        inline_functions(student)
-        unit = fixed_batch(student) or 1
-        shapes = input_shapes(student, {name: (unit, *array.shape[1:]) for name, array in lesson.data.inputs.items()})
-        total = getattr(counted_cost(student, shapes), self.quantity)
-        layers = opened(student, shapes, lesson.runtime, self.exclude)
-        if not layers:
+        opened = OpenModel.of(lesson.student, lesson.data, lesson.runtime, self.exclude)
+        if not opened.layers:
             raise RecipeError("no layer of the model can be factorised", where=self.name)
-        size = Size(layers, self.quantity, total)
+        size = Size(opened.layers, self.quantity, getattr(opened.before, self.quantity))
         if size.least > self.target:
             raise BudgetError(
                 "the target is out of reach",
                 where=f"target = {self.target}",
                 because=f"{size.least:.1%} of the {self.quantity} stay with one component a layer",
             )
-        return Gated(replace(lesson, student=student, given=lesson.given or lesson.student), self, size, shapes)
+        return Gated(replace(lesson, student=opened.model, given=lesson.given or lesson.student), self, size, opened)
 
 
 @dataclass(frozen=True, eq=False)
@@ -249,13 +239,13 @@ class Gated:
     lesson : Lesson
     options : Flop
     size : Size
-    shapes : mapping of input name to shape
+    opened : OpenModel
     """
 
     lesson: Lesson
     options: Flop
     size: Size
-    shapes: dict[str, tuple[int, ...]]
+    opened: OpenModel
 
     def phases(self, context: Context) -> Sequence[Phase]:
         """See :class:`shrinkc.training.interfaces.Rewritten`.
@@ -288,12 +278,9 @@ class Gated:
         VerificationError
             The graph that comes out does not give what the one that was trained did.
         """
-        before = model.clone()
-        kept = {layer.name: _kept(layer, context.masks) for layer in self.size.layers}
-        ranks = closed(model, self.shapes, self.size.layers, {name: mask.cpu().numpy() for name, mask in kept.items()})
-        prove_equal(before, model, self.shapes, self.lesson.runtime, seed=context.settings.seed)
+        kept = {layer.name: _kept(layer, context.masks).cpu().numpy() for layer in self.size.layers}
+        ranks, cost = self.opened.close(model, kept, context.settings.seed)
         context.masks = MaskSet({})
-        cost = counted_cost(model, self.shapes)
         context.records.append(self._record(ranks, getattr(cost, self.options.quantity)))
         return model
 
