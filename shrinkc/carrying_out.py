@@ -17,7 +17,7 @@ from shrinkc.api import Repaired
 from shrinkc.canonicalize import canonicalize
 from shrinkc.errors import VerificationError
 from shrinkc.evidence import data as evidence_data
-from shrinkc.factor_proof import FactorProof, prove_factors
+from shrinkc.factor_proof import FactorProof, prove_equal, prove_factors
 from shrinkc.lowrank import Factorised
 from shrinkc.opening import Opened
 from shrinkc.plan import Plan
@@ -64,7 +64,7 @@ def built(run: Run, plan: Plan) -> Built:
     work = run.factorising.built(model, plan)
     factor_proof = _prove_factors(run, model, work) if run.recipe.verify else None
     _let_go(opened)
-    refit = _repaired(run, work.model, is_kept)
+    refit = _repaired_factors(run, work, is_kept)
     both = Repaired(tuple(dict.fromkeys((*repair.tensors, *refit.tensors))), refit.layers, (*repair.notes, *refit.notes))
     return Built(work.model, proof, both, work, factor_proof)
 
@@ -91,7 +91,11 @@ def _prove_factors(run: Run, before: ir.Model, work: Factorised) -> FactorProof:
     """Proof of the factorisation itself, before anything is refitted."""
     names, shapes = list(work.weights), run.opened.shapes
     with run.progress.stage("proving the factors"), _keeping_rejected(run, work.model):
-        return prove_factors(before, work.model, names, shapes, run.runtime, seed=run.recipe.seed, samples=_head(run))
+        if work.fold is not None:
+            fold, seed = work.fold, run.recipe.seed
+            prove_equal(before, fold.turned, shapes, run.runtime, seed=seed)
+            verify.prove(fold.analysis, fold.is_kept, fold.model, shapes, run.runtime, seed=seed, samples=_head(run))
+        return prove_factors(work.base, work.model, names, shapes, run.runtime, seed=run.recipe.seed, samples=_head(run))
 
 
 def _head(run: Run) -> dict[str, np.ndarray] | None:
@@ -120,6 +124,14 @@ def _let_go(opened: Opened) -> None:
 
 def _repaired(run: Run, model: ir.Model, is_kept: BoolArray) -> Repaired:
     return repaired(run.opened, run.recipe, model, is_kept, run.samples.calibration, run.runtime, run.progress)
+
+
+def _repaired_factors(run: Run, work: Factorised, is_kept: BoolArray) -> Repaired:
+    """Repair a model with factors; where pairs were folded, the one with turned heads says which dims are which."""
+    if work.fold is None:
+        return _repaired(run, work.model, is_kept)
+    turned = replace(run, opened=replace(run.opened, analysis=work.fold.analysis))
+    return _repaired(turned, work.model, work.fold.is_kept)
 
 
 def recovered(run: Run, model: ir.Model, plan: Plan) -> Recovered:

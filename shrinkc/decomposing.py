@@ -14,11 +14,12 @@ import onnx_ir as ir
 from shrinkc.api import RuntimeAdapter
 from shrinkc.errors import VerificationError
 from shrinkc.factor_proof import prove_factors
-from shrinkc.factorable import Candidate, Found, Scope, candidates_by_weights
+from shrinkc.factorable import Candidate, Found, Scope, candidates_in
 from shrinkc.lowrank import Factorised, factorised
 from shrinkc.opening import counted_cost
 from shrinkc.plan import Rank
 from shrinkc.rank_choice import RankCost
+from shrinkc.report.rows import change, count
 from shrinkc.shapes import Shadow
 
 LOSSLESS = 1e-4
@@ -44,9 +45,9 @@ class LowRank:
         return self.cost.candidates
 
 
-def low_rank_layers(model: ir.Model, shapes: Mapping[str, tuple[int, ...]], scope: Scope) -> LowRank:
+def low_rank_layers(model: ir.Model, shapes: Mapping[str, tuple[int, ...]], scope: Scope, runtime: RuntimeAdapter) -> LowRank:
     """Find layers that could be of a lower rank; nothing is changed."""
-    found = candidates_by_weights(model, Shadow.of(model, shapes), scope)
+    found = candidates_in(model, Shadow.of(model, shapes), scope, [], runtime)
     chosen: dict[str, Candidate] = {}
     for candidate in found.candidates:
         chosen.setdefault(candidate.name, candidate)
@@ -92,7 +93,7 @@ def decomposed(
     VerificationError
         A weight is of a higher rank, or the new graph does not compute what the old one did.
     """
-    layers = low_rank_layers(model, shapes, scope)
+    layers = low_rank_layers(model, shapes, scope, runtime)
     steps = [Rank(name, layers.candidates[name].form.name, rank) for name, rank in ranks.items()]
     if not steps:
         return Decomposed(model, _record(layers, steps, None, layers.cost.dense.macs, layers.cost.dense.parameters))
@@ -128,12 +129,17 @@ def _record(layers: LowRank, steps: list[Rank], built: Factorised | None, macs: 
     factorised_layers = {step.layer for step in steps}
     whole = {name: "its rank would not pay" for name in layers.candidates if name not in factorised_layers}
     whole.update({layer.layer: layer.reason for layer in layers.found.whole})
+    ranks = [row["rank"] / row["full_rank"] for row in rows]
+    spread = f" of {min(ranks):.0%} to {max(ranks):.0%} of the full rank" if ranks else ""
+    dense = layers.cost.dense
     return {
         "phase": "decomposition",
         "layers": rows,
         "whole": whole,
-        "macs_before": layers.cost.dense.macs,
+        "macs_before": dense.macs,
         "macs_after": macs,
-        "parameters_before": layers.cost.dense.parameters,
+        "parameters_before": dense.parameters,
         "parameters_after": parameters,
+        "said": f"MACs: {count(dense.macs)} before, {count(macs)} after ({change(dense.macs, macs)}); {len(rows)} layers are "
+        f"now factors{spread}, {len(whole)} are whole. The factors give what the trained layers gave: proved.",
     }

@@ -111,10 +111,10 @@ def prove_equal(
         error, where = distance(expected, actual)
         if not error <= 1:
             raise VerificationError(
-                "the model with merged factors does not equal the one before",
+                "the rewritten model does not equal the one before",
                 where=f"output {where}",
                 because=f"it differs by {error:.3g} tolerances ({label})",
-                hint="leave --merge-factors out, and report the model",
+                hint="leave that rewrite out, and report the model",
             )
 
 

@@ -7,6 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import onnx_ir as ir
@@ -51,7 +52,7 @@ class Candidate:
     """
 
     site: Site
-    form: Form
+    form: Form | JointForm
     layer: LinearLayer
     sizes: Sizes
     step: int
@@ -65,7 +66,7 @@ class Candidate:
     @cached_property
     def factored(self) -> Factored:
         """The decomposition, made when it is first asked for and only then."""
-        return self.form.factored(self.site, self.layer, self.basis_of)
+        return self._alone.factored(self.site, self.layer, self.basis_of)
 
     @property
     def errors(self) -> FloatArray:
@@ -106,7 +107,14 @@ class Candidate:
     @cached_property
     def full_rank(self) -> int:
         """Largest rank."""
-        return self.form.full_rank(self.site)
+        return self._alone.full_rank(self.site)
+
+    @property
+    def _alone(self) -> Form:
+        """Its form, that of one layer."""
+        if isinstance(self.form, JointForm):
+            raise TypeError(f"{self.form.name} is a form of several layers")
+        return self.form
 
     def dense(self, inputs: int | None = None, outputs: int | None = None) -> Work:
         """Cost of the layer whole, of all or of so many of its channels."""
@@ -117,7 +125,7 @@ class Candidate:
 
     def work(self, rank: int, inputs: int | None = None, outputs: int | None = None) -> Work:
         """Cost at a rank, of all or of so many of its channels."""
-        return self.form.work(self.site, self.sizes, rank, inputs or self.site.inputs, outputs or self.site.outputs)
+        return self._alone.work(self.site, self.sizes, rank, inputs or self.site.inputs, outputs or self.site.outputs)
 
     @cached_property
     def largest_rank(self) -> int:
@@ -131,13 +139,35 @@ class Candidate:
         return is_less_work and after.parameters < before.parameters
 
 
+@runtime_checkable
+class JointForm(Protocol):
+    """A rewrite of several layers at once, which finds its candidates itself; in the place of a :class:`Form`.
+
+    Attributes
+    ----------
+    name : str
+    saves_time : bool
+    """
+
+    name: str
+    saves_time: bool
+
+    def candidates(
+        self, model: ir.Model, shadow: Shadow, scope: Scope, batches: Batches, runtime: RuntimeAdapter, seed: int
+    ) -> Found:
+        """Candidates of a model, and what stays as it is; see :func:`candidates_in`."""
+
+    def layers(self, candidate: Candidate) -> Sequence[str]:
+        """Names of the layers that a candidate changes: nothing else may."""
+
+
 @dataclass(frozen=True)
 class Scope:
     """What may be factorised.
 
     Attributes
     ----------
-    forms : sequence of Form
+    forms : sequence of Form or JointForm
     factorization : Factorization
     round_to : int
         Ranks are multiples of this.
@@ -147,7 +177,7 @@ class Scope:
         Names of layers; None for any.
     """
 
-    forms: Sequence[Form]
+    forms: Sequence[Form | JointForm]
     factorization: Factorization
     round_to: int = 1
     exclude: tuple[str, ...] = ()
@@ -245,42 +275,15 @@ def candidates_in(
     seed : int
         Of the sampled positions.
     """
-    fitting = _fitting(model, shadow, scope, has_data=bool(batches))
-    seen = _seen(model, list(fitting.sites), fitting.forms, batches, runtime, seed)
-    return _found(fitting, seen, shadow, scope)
-
-
-def candidates_by_weights(model: ir.Model, shadow: Shadow, scope: Scope) -> Found:
-    """Look at every layer of a model without data: what is lost is told from the weights alone.
-
-    Parameters
-    ----------
-    model : ir.Model
-    shadow : Shadow
-        Of the model.
-    scope : Scope
-        Its way of finding factors needs no data.
-    """
-    return _found(_fitting(model, shadow, scope, has_data=False), {}, shadow, scope)
-
-
-@dataclass(frozen=True, eq=False)
-class _Fitting:
-    """Layers that some form fits, in the order of the graph, those forms by layer, and the layers that none fits."""
-
-    sites: tuple[Site, ...]
-    forms: Mapping[str, list[Form]]
-    whole: tuple[Whole, ...]
-
-
-def _fitting(model: ir.Model, shadow: Shadow, scope: Scope, *, has_data: bool) -> _Fitting:
     sites = {site.node: site for site in layers_of(model, shadow)}
-    whole: list[Whole] = []
+    joint, whole, taken = _joint(model, shadow, scope, batches, runtime, seed)
     fitting: dict[str, list[Form]] = {}
     for node in model.graph:
         if node.op_type not in LAYERS or node.domain not in ("", "ai.onnx") or not scope.admits(node):
             continue
-        forms, reason = _forms(node, sites.get(node), scope, shadow, has_data=has_data)
+        if node.outputs[0].name in taken:
+            continue
+        forms, reason = _forms(node, sites.get(node), scope, shadow, has_data=bool(batches))
         name = node.outputs[0].name or ""
         if node.op_type in RECURRENT:
             whole.append(Whole(f"{name} (recurrent matrices)", "the fused operator takes its recurrent matrices whole"))
@@ -288,18 +291,32 @@ def _fitting(model: ir.Model, shadow: Shadow, scope: Scope, *, has_data: bool) -
             fitting[name] = forms
         elif reason:
             whole.append(Whole(name, reason))
-    return _Fitting(tuple(site for site in sites.values() if site.name in fitting), fitting, tuple(whole))
-
-
-def _found(fitting: _Fitting, seen: Mapping[str, Response], shadow: Shadow, scope: Scope) -> Found:
-    candidates, narrow = [], []
-    for site in fitting.sites:
+    chosen = [site for site in sites.values() if site.name in fitting]
+    seen = _seen(model, chosen, fitting, batches, runtime, seed)
+    candidates, narrow = list(joint), []
+    for site in chosen:
         layer = linear_layer(site, seen.get(site.name))
-        own = [_candidate(site, form, layer, shadow, scope) for form in fitting.forms[site.name]]
+        own = [_candidate(site, form, layer, shadow, scope) for form in fitting[site.name]]
         useful = [candidate for candidate in own if candidate.largest_rank]
         candidates += useful
         narrow += [] if useful else [Whole(site.name, _narrow(own[0]))]
-    return Found(tuple(candidates), (*fitting.whole, *narrow))
+    return Found(tuple(candidates), (*whole, *narrow))
+
+
+def _joint(
+    model: ir.Model, shadow: Shadow, scope: Scope, batches: Batches, runtime: RuntimeAdapter, seed: int
+) -> tuple[list[Candidate], list[Whole], set[str]]:
+    """Candidates of several layers, what stays as it is, and the layers that are taken."""
+    candidates: list[Candidate] = []
+    whole: list[Whole] = []
+    taken: set[str] = set()
+    for form in scope.forms:
+        if isinstance(form, JointForm):
+            found = form.candidates(model, shadow, scope, batches, runtime, seed)
+            candidates += found.candidates
+            whole += found.whole
+            taken |= {name for candidate in found.candidates for name in form.layers(candidate)}
+    return candidates, whole, taken
 
 
 def _forms(node: ir.Node, site: Site | None, scope: Scope, shadow: Shadow, *, has_data: bool) -> tuple[list[Form], str]:
@@ -313,7 +330,9 @@ def _forms(node: ir.Node, site: Site | None, scope: Scope, shadow: Shadow, *, ha
         return [], "its weight is shared with another node, computed, or batched"
     if _odd_bias(site):
         return [], "its bias is no stored vector"
-    reasons = [(form, form.refusal(site)) for form in scope.forms]
+    reasons = [(form, form.refusal(site)) for form in scope.forms if not isinstance(form, JointForm)]
+    if not reasons:
+        return [], ""
     fitting = [form for form, reason in reasons if not reason]
     if has_data:
         fitting = [form for form in fitting if not form.wants_inputs(site) or observable(site, inputs=True)]

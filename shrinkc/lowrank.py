@@ -20,6 +20,7 @@ from shrinkc.evidence.walking import Walk
 from shrinkc.factorable import Candidate, Found, Scope, Whole, candidates_in, is_recurrent, is_table, layers_of
 from shrinkc.factoring import factorise
 from shrinkc.factors import Chain, Factorization, Form, energy
+from shrinkc.head_folding import Folded, PairCandidate, folded, measured_error, with_means
 from shrinkc.latency.layer_times import LayerTimes, time_layers
 from shrinkc.plan import Rank
 from shrinkc.recipe import Recipe
@@ -78,6 +79,8 @@ class Times:
 
     def of(self, candidate: Candidate, rank: int) -> LayerTimes | None:
         """Times of one layer at one rank; None where the runtime cannot run it by itself."""
+        if isinstance(candidate, PairCandidate):
+            return None  # no layer is added, and those there are get narrower
         key = (candidate.name, candidate.form.name, rank)
         if key not in self.known:
             self.known[key] = self._measured(candidate, rank)
@@ -132,6 +135,10 @@ class Factorised:
         Of the model before.
     measured : mapping of layer name to float
         Error found when the chains were run beside the layers (without data: of the stored weights).
+    base : ir.Model
+        What the chains were put into.
+    fold : Folded or None
+        How that came of the model before, where pairs of layers were folded.
     """
 
     model: ir.Model
@@ -139,6 +146,8 @@ class Factorised:
     chains: Mapping[str, Chain]
     candidates: Mapping[str, Candidate]
     measured: Mapping[str, float]
+    base: ir.Model
+    fold: Folded | None = None
 
 
 def factorised(
@@ -159,12 +168,18 @@ def factorised(
     """
     by_key = {(candidate.name, candidate.form.name): candidate for candidate in candidates}
     chosen = {step.layer: _chosen(by_key, step) for step in ranks}
-    chains = {step.layer: chosen[step.layer].chain(step.rank) for step in ranks}
-    copy = model.clone()
+    rank_of = {step.layer: step.rank for step in ranks}
+    pairs = {name: (own, rank_of[name]) for name, own in chosen.items() if isinstance(own, PairCandidate)}
+    fold = folded(model, shapes, pairs) if pairs else None
+    base = model if fold is None else with_means(fold, pairs)
+    chains = {name: candidate.chain(rank_of[name]) for name, candidate in chosen.items() if name not in pairs}
+    copy = base.clone()
     added = factorise(copy, layers_of(copy, Shadow.of(copy, shapes)), chains)
     drop_unused(copy)
-    measured = _measured_errors(model, chosen, chains, batches, runtime, seed)
-    return Factorised(copy, added, chains, chosen, measured)
+    alone = {name: candidate for name, candidate in chosen.items() if name not in pairs}
+    measured = _measured_errors(model, alone, chains, batches, runtime, seed)
+    measured |= {name: measured_error(model, shapes, *own, batches, runtime) for name, own in pairs.items()}
+    return Factorised(copy, added, chains, chosen, measured, base, fold)
 
 
 def _chosen(by_key: Mapping[tuple[str, str], Candidate], step: Rank) -> Candidate:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 
 import onnx_ir as ir
 
+from shrinkc.analysis.attributes import input_at
 from shrinkc.analysis.labels import Shape
 from shrinkc.api import RunConfig, RuntimeAdapter
 from shrinkc.canonicalize import drop_unused
@@ -85,7 +86,9 @@ def pairs_in(model: ir.Model, shadow: Shadow) -> list[Pair]:
 
 def _is_exact(first: Site, second: Site) -> bool:
     """Whether one node of the first one's kind equals both."""
-    if len(list(first.output.uses())) != 1 or first.output.is_graph_output() or first.groups > 1 or second.groups > 1:
+    if len(list(first.output.uses())) != 1 or first.output.is_graph_output() or first.groups != second.groups:
+        return False
+    if first.groups > 1 and input_at(first.node, 2) is not None:
         return False
     if first.places is not None or second.places is not None:
         return False

@@ -231,4 +231,10 @@ def _check_method(recipe: Recipe) -> None:
         raise RecipeError("the allocator prescribes widths of channels", where=f"--allocator {recipe.allocator}")
     registry.built("factorizations", recipe.factorization)
     for name in [] if recipe.forms is None else recipe.forms.split(","):
-        registry.built("rewrites", name.strip())
+        form = registry.built("rewrites", name.strip())
+        if recipe.method == AUTO and hasattr(form, "candidates"):
+            raise RecipeError(
+                "a form of several layers does not go together with removing channels",
+                where=f"--forms {name.strip()}",
+                hint="--method lowrank, and the result once more with --method channels",
+            )

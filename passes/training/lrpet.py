@@ -59,6 +59,7 @@ from shrinkc.training.context import Context
 from shrinkc.training.fresh import StartAfresh
 from shrinkc.training.interfaces import Phase, Plugin, Signal
 from shrinkc.training.phases import Reestimate, Train, measure_statistics, schedule_of
+from shrinkc.training.preparing import Lesson
 
 CHOICES = ("uniform", "manual", "searched")
 STARTS = ("trained", "fresh")
@@ -66,6 +67,9 @@ FORMS = ("pointwise", "matrix")
 DEFAULT_MACS = "50%"
 RANKS = "ranks"
 """Phase whose record says which layer gets which rank."""
+
+PROJECTED = "last projection"
+"""Phase whose record says that all ranks are what they were to be."""
 
 LEAST_GAIN = 1e-3
 """Gain, as a share of the layer's largest, that smaller ones are raised to."""
@@ -226,6 +230,7 @@ class Projecting(Plugin):
     def on_cycle_end(self, context: Context) -> None:
         """See :class:`shrinkc.training.interfaces.Plugin`."""
         self._project(context, Projection(self._projection.transfers))
+        context.records.append({"phase": PROJECTED, "layers": len(self._found or ())})
 
     def _project(self, context: Context, projection: Projection) -> None:
         if self._found is None:
@@ -241,10 +246,11 @@ class ChooseRanks:
     """Say which layer gets which rank; of the model as it came, so that fresh weights are drawn after it."""
 
     method: Lrpet
+    runtime: RuntimeAdapter
 
     def run(self, context: Context) -> None:
         """See :class:`shrinkc.training.interfaces.Phase`."""
-        found = low_rank_layers(context.model, sizes_in(context), self.method.scope(context))
+        found = low_rank_layers(context.model, sizes_in(context), self.method.scope(context), self.runtime)
         trained = {name: one for name, one in found.candidates.items() if one.site.weight.name in context.tensors}
         if not trained:
             reasons = ", ".join(f"{layer.layer} ({layer.reason})" for layer in found.found.whole[:3])
@@ -328,33 +334,9 @@ class Lrpet:
         if self.macs:
             parse("macs", self.macs)
 
-    def phases(self, context: Context) -> Sequence[Phase]:
-        """See :class:`shrinkc.training.interfaces.Method`.
-
-        Raises
-        ------
-        RecipeError
-            Weights are to be averaged, which would not be of low rank.
-        """
-        settings = context.settings
-        if settings.ema or settings.swa:
-            raise RecipeError("averages of the weights are not of low rank", where="ema, swa")
-        plugin = Projecting(Projection(self.energy_transfer, self.reduction), self.rectification, self.every)
-        training = Train(settings.length(), schedule_of(settings), [plugin], keeps_best=False)
-        afresh = [StartAfresh()] if self.start == "fresh" else []
-        return [ChooseRanks(self), *afresh, training, *([Reestimate()] if settings.reestimate else [])]
-
-    def rewritten(self, model: ir.Model, context: Context, runtime: RuntimeAdapter) -> ir.Model:
-        """See :class:`shrinkc.training.interfaces.Rewriting`: layers give way to their factors.
-
-        Raises
-        ------
-        VerificationError
-            That changes what the model computes.
-        """
-        found = decomposed(model, sizes_in(context), self.scope(context), ranks_in(context), runtime)
-        context.records.append(found.record)
-        return found.model
+    def rewritten(self, lesson: Lesson) -> Projected:
+        """See :class:`shrinkc.training.interfaces.Rewriting`: what is trained is the graph as it came."""
+        return Projected(lesson, self)
 
     def scope(self, context: Context) -> Scope:
         """What may be of a lower rank."""
@@ -398,6 +380,52 @@ class Lrpet:
 
             found = searched(list(cost.candidates), loss, self.trials, context.settings.seed, lambda: _is_over(context))
         return within(cost, found.weights, budget), {"trials": list(found.losses)}
+
+
+@dataclass(frozen=True, eq=False)
+class Projected:
+    """The method at work on a model.
+
+    Attributes
+    ----------
+    lesson : Lesson
+    options : Lrpet
+    """
+
+    lesson: Lesson
+    options: Lrpet
+
+    def phases(self, context: Context) -> Sequence[Phase]:
+        """See :class:`shrinkc.training.interfaces.Rewritten`.
+
+        Raises
+        ------
+        RecipeError
+            Weights are to be averaged, which would not be of low rank.
+        """
+        settings, options = context.settings, self.options
+        if settings.ema or settings.swa:
+            raise RecipeError("averages of the weights are not of low rank", where="ema, swa")
+        plugin = Projecting(Projection(options.energy_transfer, options.reduction), options.rectification, options.every)
+        training = Train(settings.length(), schedule_of(settings), [plugin], keeps_best=False)
+        afresh = [StartAfresh()] if options.start == "fresh" else []
+        last = [Reestimate()] if settings.reestimate else []
+        return [ChooseRanks(options, self.lesson.runtime), *afresh, training, *last]
+
+    def finished(self, context: Context, model: ir.Model) -> ir.Model:
+        """See :class:`shrinkc.training.interfaces.Rewritten`: layers give way to their factors, if training came to its end.
+
+        Raises
+        ------
+        VerificationError
+            That changes what the model computes.
+        """
+        if all(record["phase"] != PROJECTED for record in context.records):
+            return model
+        shapes, scope = sizes_in(context), self.options.scope(context)
+        found = decomposed(model, shapes, scope, ranks_in(context), self.lesson.runtime)
+        context.records.append(found.record)
+        return found.model
 
 
 def _is_over(context: Context) -> bool:

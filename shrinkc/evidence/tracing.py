@@ -12,7 +12,7 @@ import onnx_ir as ir
 from shrinkc.analysis.flow import Blocked
 from shrinkc.analysis.labels import Labels, along
 from shrinkc.analysis.node_moves import MOVES, run_of
-from shrinkc.evidence.sites import Site
+from shrinkc.evidence.sites import Intercept, Site
 from shrinkc.shapes import Shadow
 
 
@@ -47,12 +47,72 @@ def origin_of(value: ir.Value, sites: Mapping[str, Site], shadow: Shadow) -> Ori
     if way is None or shape is None or len(_readers(value)) != 1:
         return None
     site, steps = way
+    rank = len(shadow.shape(site.output) or ())
+    first = along(np.arange(site.outputs), site.channel_axis % rank, rank)
     try:
-        outputs, others = _follow(site, steps, shadow)
+        outputs, others = _follow(site.output, first, steps, shadow, site.intercept)
     except Blocked:
         return None
     is_shared = value.is_graph_output() or np.isin(outputs, others).any()
     return None if is_shared else Origin(site, np.broadcast_to(outputs, shape))
+
+
+def carried(source: ir.Value, labels: Labels, target: ir.Value, shadow: Shadow) -> Labels | None:
+    """Where labels of one value lie in another one; None if it is more than moved on the way, or somebody else reads it.
+
+    Parameters
+    ----------
+    source, target : ir.Value
+    labels : ndarray of int64
+        Can be broadcast to the shape of ``source``.
+    shadow : Shadow
+        Of the graph that both belong to.
+    """
+    steps: list[ir.Value] = []
+    value = target
+    while value is not source:
+        node = value.producer()
+        before = None if node is None else _data(node, shadow)
+        if before is None:
+            return None
+        steps.insert(0, value)
+        value = before
+    shape = shadow.shape(target)
+    try:
+        found, others = _follow(source, labels, steps, shadow, None)
+    except Blocked:
+        return None
+    is_shared = target.is_graph_output() or others.size > 0 or len(_readers(target)) != 1
+    return None if is_shared or shape is None else np.broadcast_to(found, shape)
+
+
+def obstacle_to(value: ir.Value, sites: Mapping[str, Site], shadow: Shadow) -> str:
+    """What stands between a value and the layer it is made by, where that is more than moving; for reports."""
+    seen = value
+    while seen.name not in sites:
+        node = seen.producer()
+        if node is None:
+            return "it is made by no layer"
+        before = _data(node, shadow)
+        label = f"{node.op_type} {node.name or node.outputs[0].name or ''}".strip()
+        if before is None:
+            return f"{label} stands in between"
+        if node.op_type in ("Mul", "Div") and not any(_is_number(operand, shadow) for operand in node.inputs):
+            return f"{label} multiplies by more than one number"
+        if node.op_type not in _MOVING and node.op_type not in MOVES and not _adds_bias(node, sites):
+            return f"{label} stands in between"
+        seen = before
+    return "its layer is read by others too"
+
+
+_MOVING = frozenset({"Split", "Identity", "Cast", "Dropout", "Mul", "Div"})
+
+
+def _adds_bias(node: ir.Node, sites: Mapping[str, Site]) -> bool:
+    makers = [sites.get(value.name or "") for value in node.inputs if value is not None]
+    return node.op_type == "Add" and any(
+        site is not None and site.intercept is not None and site.intercept.tensor in node.inputs for site in makers
+    )
 
 
 def _way_to(value: ir.Value, sites: Mapping[str, Site], shadow: Shadow) -> tuple[Site, list[ir.Value]] | None:
@@ -83,20 +143,21 @@ def _is_number(value: ir.Value | None, shadow: Shadow) -> bool:
     return shape is not None and math.prod(shape) == 1
 
 
-def _follow(site: Site, steps: Sequence[ir.Value], shadow: Shadow) -> tuple[Labels, Labels]:
-    """Outputs of the layer in the last of the values, and those that others read on the way there.
+def _follow(
+    source: ir.Value, labels: Labels, steps: Sequence[ir.Value], shadow: Shadow, intercept: Intercept | None
+) -> tuple[Labels, Labels]:
+    """Labels of the first value in the last of some values after it, and those that others read on the way there.
 
     Raises
     ------
     Blocked
-        They are more than moved.
+        They are more than moved; adding the intercept does not count.
     """
-    rank = len(shadow.shape(site.output) or ())
-    value, labels = site.output, along(np.arange(site.outputs), site.channel_axis % rank, rank)
+    value = source
     others = [np.empty(0, np.int64)]
     for step in steps:
         others += [read.reshape(-1) for read in _read_by_others(value, labels, step.producer(), shadow)]
-        value, labels = step, _passed_on(site, labels, step, shadow)
+        value, labels = step, _passed_on(labels, step, shadow, intercept)
     return labels, np.concatenate(others)
 
 
@@ -113,7 +174,7 @@ def _readers(value: ir.Value) -> list[ir.Node]:
     return [usage.node for usage in value.uses() if usage.node.op_type not in ("Shape", "Size")]
 
 
-def _passed_on(site: Site, labels: Labels, output: ir.Value, shadow: Shadow) -> Labels:
+def _passed_on(labels: Labels, output: ir.Value, shadow: Shadow, intercept: Intercept | None) -> Labels:
     node = output.producer()
     if node is None or node.domain not in ("", "ai.onnx"):
         raise Blocked("it is not a standard operator")
@@ -126,6 +187,6 @@ def _passed_on(site: Site, labels: Labels, output: ir.Value, shadow: Shadow) -> 
     if node.op_type == "Mul" or (node.op_type == "Div" and not _is_number(node.inputs[0], shadow)):
         if any(_is_number(value, shadow) for value in node.inputs):
             return labels
-    elif node.op_type == "Add" and site.intercept is not None and site.intercept.tensor in node.inputs:
+    elif node.op_type == "Add" and intercept is not None and intercept.tensor in node.inputs:
         return labels
     raise Blocked(f"{node.op_type} does more than moving")

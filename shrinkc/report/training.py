@@ -7,7 +7,6 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from shrinkc.evidence.quality import Quality
-from shrinkc.report.rows import change, count
 
 SCHEMA = "shrinkc.training/1"
 
@@ -72,7 +71,7 @@ def lines(report: TrainingReport) -> list[str]:
             f"Masks: {report.density:.2%} of the maskable weights are left. "
             "Zeros alone make no runtime here faster: cut channels with `shrinkc compress`."
         )
-    told += [_decomposition(record) for record in report.phases if record["phase"] == "decomposition"]
+    told += [str(phase["said"]) for phase in report.phases if "said" in phase]
     quality = report.quality
     if quality.accuracy_before is not None and quality.accuracy_after is not None:
         told.append(
@@ -85,16 +84,6 @@ def lines(report: TrainingReport) -> list[str]:
         )
         told.append(f"Agreement with the original: {agreement}, on {quality.samples} samples of {quality.data}.")
     return told
-
-
-def _decomposition(record: Mapping[str, Any]) -> str:
-    before, after, layers = record["macs_before"], record["macs_after"], record["layers"]
-    ranks = [layer["rank"] / layer["full_rank"] for layer in layers]
-    spread = f" of {min(ranks):.0%} to {max(ranks):.0%} of the full rank" if ranks else ""
-    return (
-        f"MACs: {count(before)} before, {count(after)} after ({change(before, after)}); {len(layers)} layers are now factors"
-        f"{spread}, {len(record['whole'])} are whole. The factors give what the trained layers gave: proved."
-    )
 
 
 def _changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> str:

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, ClassVar, Protocol, runtime_checkable
 import onnx_ir as ir
 import torch
 
-from shrinkc.api import RuntimeAdapter
 from shrinkc.training.samples import Batch
 from shrinkc.training.schedules import Schedule
 from shrinkc.training.select import Selector
 
 if TYPE_CHECKING:
     from shrinkc.training.context import Context
+    from shrinkc.training.preparing import Lesson
 
 Values = Mapping[str, torch.Tensor]
 
@@ -114,15 +114,45 @@ class Method(Protocol):
         """What it does, in order."""
 
 
+class Rewritten(Protocol):
+    """A method at work on a graph that it made of the one it was given."""
+
+    @property
+    def lesson(self) -> Lesson:
+        """What is trained in place of what was given, :attr:`Lesson.given` set."""
+
+    def phases(self, context: Context) -> Sequence[Phase]:
+        """What it does, in order."""
+
+    def finished(self, context: Context, model: ir.Model) -> ir.Model:
+        """What comes out: ``model`` is the graph that was trained, with what it learned; records may be added."""
+
+
 @runtime_checkable
 class Rewriting(Protocol):
-    """A method whose result is another graph than the one that was trained; what it trains is the graph that was given."""
+    """A method that trains another graph than it was given; else as :class:`Method`, in its place.
 
-    def rewritten(self, model: ir.Model, context: Context, runtime: RuntimeAdapter) -> ir.Model:
-        """The model to write, in place of ``model``, which holds the trained weights; ``context.records`` tell what was done.
+    Attributes
+    ----------
+    name : str
+    """
 
-        Not asked for where training ended with an error.
-        """
+    name: ClassVar[str]
+
+    def rewritten(self, lesson: Lesson) -> Rewritten:
+        """Rewrite a copy of what is to be trained."""
 
 
-__all__ = ["Method", "Parametrization", "Phase", "Plugin", "Rewriting", "Schedule", "Scorer", "Selector", "Signal", "Values"]
+__all__ = [
+    "Method",
+    "Parametrization",
+    "Phase",
+    "Plugin",
+    "Rewriting",
+    "Rewritten",
+    "Schedule",
+    "Scorer",
+    "Selector",
+    "Signal",
+    "Values",
+]

@@ -67,6 +67,8 @@ class Lesson:
         Values inside that both have.
     runtime : RuntimeAdapter
         Of the teacher, on a processor.
+    given : ir.Model or None
+        What the student was made of, where a method rewrote it.
     """
 
     student: ir.Model
@@ -74,6 +76,7 @@ class Lesson:
     data: Data
     features: Sequence[Feature]
     runtime: RuntimeAdapter
+    given: ir.Model | None = None
 
 
 def prepared(
@@ -257,7 +260,7 @@ def _is_worth_asking(samples: Samples, teacher: Teacher, settings: Settings, uni
 def _fingerprint(lesson: Lesson, settings: Settings) -> str:
     """Hash of everything that the result depends on."""
     digest = hashlib.blake2b(json.dumps(settings.to_json(), sort_keys=True).encode())
-    for model in (lesson.student, lesson.teacher):
+    for model in (lesson.given or lesson.student, lesson.teacher):
         if model is not None:
             for name, value in sorted(model.graph.initializers.items()):
                 digest.update(name.encode())

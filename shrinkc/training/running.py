@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,8 +16,9 @@ from shrinkc.log import Progress
 from shrinkc.training.context import BEST, Context
 from shrinkc.training.distributed import joined
 from shrinkc.training.evaluation import Metrics
-from shrinkc.training.interfaces import Method, Rewriting
+from shrinkc.training.interfaces import Method, Phase, Rewriting, Rewritten
 from shrinkc.training.interrupts import Interrupts
+from shrinkc.training.parametrization import Masked
 from shrinkc.training.phases import carry_out
 from shrinkc.training.preparing import Lesson, prepared
 from shrinkc.training.settings import Settings
@@ -60,12 +61,28 @@ class Trained:
         return self.error.message if self.error is not None else self.context.stopped or SPENT
 
 
+@dataclass(frozen=True, eq=False)
+class InPlace:
+    """A method at work on the very graph it was given."""
+
+    method: Method
+    lesson: Lesson
+
+    def phases(self, context: Context) -> Sequence[Phase]:
+        """See :class:`shrinkc.training.interfaces.Rewritten`."""
+        return self.method.phases(context)
+
+    def finished(self, context: Context, model: ir.Model) -> ir.Model:
+        """See :class:`shrinkc.training.interfaces.Rewritten`."""
+        return model
+
+
 def trained(
     lesson: Lesson,
     settings: Settings,
     progress: Progress,
     checkpoint: Path | None = None,
-    built: Callable[[str, Mapping[str, object]], Method] | None = None,
+    built: Callable[[str, Mapping[str, object]], Method | Rewriting] | None = None,
 ) -> Trained:
     """Train a model as its settings say.
 
@@ -88,17 +105,15 @@ def trained(
     """
     make = built or method_of
     with limited(settings.threads), joined(settings.device) as world, Interrupts() as interrupts:
-        context = prepared(lesson, settings, world, progress, interrupts, checkpoint)
+        made = make(settings.method, settings.options)
+        method = made.rewritten(lesson) if isinstance(made, Rewriting) else InPlace(made, lesson)
+        context = prepared(method.lesson, settings, world, progress, interrupts, checkpoint)
         started = time.perf_counter()
         before = _finite(context)
         context.snapshot(BEST)
-        method = make(settings.method, settings.options)
         error = _carried_out(method, context)
         after = context.evaluate()
-        model = context.executor.write_back()
-        if error is None and isinstance(method, Rewriting):
-            with progress.stage("rewriting the graph"):
-                model = method.rewritten(model, context, lesson.runtime)
+        model = method.finished(context, context.executor.write_back())
         return Trained(model, before, after, context, time.perf_counter() - started, error)
 
 
@@ -118,18 +133,19 @@ def _finite(context: Context) -> Metrics:
     return found
 
 
-def _carried_out(method: Method, context: Context) -> TrainingError | None:
+def _carried_out(method: Rewritten, context: Context) -> TrainingError | None:
     """Why it ended early, if it did; the model then holds the best weights there were."""
     try:
         carry_out(method.phases(context), context)
     except TrainingError as error:
         context.put(context.snapshots[BEST])
+        context.parametrization = Masked()
         return error
     return None
 
 
-def method_of(name: str, options: Mapping[str, object]) -> Method:
+def method_of(name: str, options: Mapping[str, object]) -> Method | Rewriting:
     """Training method by its plug-in's name, with its own settings."""
     factory = registry.load("training", name)
-    method: Method = factory(**options)
+    method: Method | Rewriting = factory(**options)
     return method

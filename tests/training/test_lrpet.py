@@ -299,7 +299,7 @@ def test_fresh_weights_are_of_the_size_that_the_rectifier_asks_for(tmp_path: Pat
 
 def costs(folder: Path) -> RankCost:
     model = loaded(convnet(width=16), folder)
-    return low_rank_layers(model, input_shapes(model), scope()).cost
+    return low_rank_layers(model, input_shapes(model), scope(), runtime()).cost
 
 
 def test_uniform_ranks_follow_the_published_rule_and_what_does_not_pay_stays_whole(tmp_path: Path) -> None:
@@ -327,7 +327,7 @@ def test_the_cost_of_ranks_is_what_is_counted_in_the_graph(tmp_path: Path) -> No
     result = result_of(tmp_path, macs="60%")
     record, ranks = result.context.records[-1], result.context.records[0][RANKS]
     model = loaded(convnet(1), tmp_path)
-    cost = low_rank_layers(model, input_shapes(model), scope()).cost
+    cost = low_rank_layers(model, input_shapes(model), scope(), runtime()).cost
     assert (record["macs_after"], record["parameters_after"]) == (cost.of(ranks).macs, cost.of(ranks).parameters)
 
 
@@ -391,12 +391,13 @@ def test_settings_that_contradict_each_other_are_refused(options: dict[str, Any]
 
 
 def test_averaged_weights_are_refused_and_so_are_models_without_a_layer_to_lower(tmp_path: Path) -> None:
-    made = context(lesson(loaded(convnet(), tmp_path), pictures(), loaded(convnet(), tmp_path)), ema=0.9)
+    task = lesson(loaded(convnet(), tmp_path), pictures(), loaded(convnet(), tmp_path))
     with pytest.raises(RecipeError, match="not of low rank"):
-        Lrpet().phases(made)
-    made = context(lesson(loaded(mlp(width=2), tmp_path), blobs()), teacher="none")
+        Lrpet().rewritten(task).phases(context(task, ema=0.9))
+    task = lesson(loaded(mlp(width=2), tmp_path), blobs())
+    made = context(task, teacher="none")
     with pytest.raises(RecipeError, match="no layer can"):
-        carry_out(Lrpet().phases(made), made)
+        carry_out(Lrpet().rewritten(task).phases(made), made)
 
 
 def test_every_training_method_can_be_named_in_place_of_a_recipe() -> None:

@@ -311,6 +311,7 @@ METHODS = [
     ("iterative-magnitude", {"levels": 2, "retraining": "weights", "rewind_step": 3}, {}),
     ("gradual-magnitude", {"sparsity": 0.7, "every": 3}, {"optimizer": "adamw"}),
     ("lrpet", {"every": 3, "start": "fresh", "choice": "searched", "trials": 3}, {}),
+    ("flop", {"target": 0.8}, {"optimizer": "adamw"}),
 ]
 
 
