@@ -15,7 +15,6 @@ from shrinkc.carrying_out import cut, tried
 from shrinkc.choosing import planned_in_turns
 from shrinkc.edits import make_plan
 from shrinkc.errors import BudgetError
-from shrinkc.memory import key_of
 from shrinkc.pacing import paced
 from shrinkc.plan import Plan
 from shrinkc.planning import Planned, Scored
@@ -77,17 +76,19 @@ def _gathered(run: Run) -> Evidence | None:
     samples = run.samples.calibration
     if samples is None or not needs_evidence(run.recipe):
         return None
-    key = ("evidence", key_of(run.opened, run.recipe, samples))
-    return run.memory.recall(key, lambda: evidence_from(run.opened, run.recipe, samples, run.runtime, run.progress))
+    return run.remembered(
+        ("evidence",), samples, lambda: evidence_from(run.opened, run.recipe, samples, run.runtime, run.progress)
+    )
 
 
 def _scored(run: Run, recipe: Recipe, evidence: Evidence | None) -> Scored:
     samples = None if evidence is None else run.samples.calibration
-    key = ("scores", recipe.criterion, key_of(run.opened, recipe, samples))
     with run.progress.stage("scoring"):
         if evidence is not None and evidence.gradients:  # they may come from a file, which the key knows nothing of
             return planning.scored_by(run.opened.analysis, recipe, evidence)
-        return run.memory.recall(key, lambda: planning.scored_by(run.opened.analysis, recipe, evidence))
+        return run.remembered(
+            ("scores", recipe.criterion), samples, lambda: planning.scored_by(run.opened.analysis, recipe, evidence)
+        )
 
 
 def _planned(run: Run, recipe: Recipe, evidence: Evidence | None) -> Planned:

@@ -25,7 +25,7 @@ from shrinkc.factorising import Factorising, layer_times
 from shrinkc.files import write_text
 from shrinkc.log import Progress, Silent
 from shrinkc.measuring import measured
-from shrinkc.memory import Memory, key_of
+from shrinkc.memory import Memory
 from shrinkc.opening import Opened, loaded, open_model
 from shrinkc.pacing import missed
 from shrinkc.plan import Plan
@@ -164,7 +164,7 @@ def compress(
         shared = for_recovery(shared, opened, recipe)
         times = layer_times(opened, recipe, runtime, threads) if measure_latency and not dry_run else None
         factorising = Factorising(opened, recipe, shared.calibration, runtime, progress, times)
-        run = Run(opened, recipe, artifacts, shared, runtime, progress, factorising, threads, timed, memory or Memory())
+        run = Run(opened, recipe, artifacts, shared, runtime, progress, factorising, threads, timed, memory)
         if saved is None:
             known: Mapping[str, FloatArray] = {} if gradients is None else evidence_gradients.load(gradients, opened.analysis)
             if is_differentiated and run.samples.calibration is not None:
@@ -182,8 +182,7 @@ def compress(
 
 
 def _gradients(run: Run, samples: Data) -> Mapping[str, FloatArray]:
-    key = ("gradients", key_of(run.opened, run.recipe, samples))
-    return run.memory.recall(key, lambda: recovering.gradients_from(run.opened, samples, run.progress))
+    return run.remembered(("gradients",), samples, lambda: recovering.gradients_from(run.opened, samples, run.progress))
 
 
 def _timed(

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 
 from shrinkc.api import RuntimeAdapter
 from shrinkc.artifacts import Artifacts
 from shrinkc.calibrating import Samples
+from shrinkc.evidence.data import Data
 from shrinkc.factorising import Factorising
 from shrinkc.log import Progress
-from shrinkc.memory import Memory
+from shrinkc.memory import Found, Memory, key_of
 from shrinkc.opening import Opened
 from shrinkc.recipe import Recipe
 from shrinkc.timing import Timed
@@ -34,8 +36,8 @@ class Run:
         Of the latency measurements.
     timed : Timed or None
         What the forecast of latency rests on, where there is one.
-    memory : Memory
-        What earlier runs found out, and later ones may use.
+    memory : Memory or None
+        What earlier runs found out, and later ones may use; without one nothing is held longer than it is needed.
     """
 
     opened: Opened
@@ -47,4 +49,10 @@ class Run:
     factorising: Factorising
     threads: int = 1
     timed: Timed | None = None
-    memory: Memory = field(default_factory=Memory)
+    memory: Memory | None = None
+
+    def remembered(self, what: tuple[str, ...], samples: Data | None, make: Callable[[], Found]) -> Found:
+        """What an earlier run found out from the same model and samples under a name, else what ``make`` gives."""
+        if self.memory is None:
+            return make()
+        return self.memory.recall((*what, key_of(self.opened, self.recipe, samples)), make)
