@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from hypothesis import HealthCheck, settings
 from models.builder import Net
 
 from shrinkc import ir as shrinkc_ir
@@ -16,6 +17,9 @@ from shrinkc.analysis.groups import Analysis, analyse
 from shrinkc.shapes import input_shapes
 
 ROOT = Path(__file__).parents[1]
+
+settings.register_profile("shared", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("shared")  # time tells of the others on a machine, not of the code
 
 collect_ignore_glob = ["models/fake_tensorrt/*"]
 """Stands in for a package in processes that tests start; nothing to import, or to search for examples, here."""

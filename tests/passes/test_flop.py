@@ -285,20 +285,6 @@ def test_a_failed_run_gives_the_model_back_as_it_was(tmp_path: Path) -> None:
     assert not record(result, "ranks")["is_met"]
 
 
-def test_recovery_refuses_a_method_that_makes_another_graph(tmp_path: Path) -> None:
-    onnx.save(convnet(width=16), str(tmp_path / "net.onnx"))
-    np.savez(tmp_path / "i.npz", **pictures(64).inputs)
-    with pytest.raises(RecipeError, match="another graph"):
-        shrinkc.compress(
-            tmp_path / "net.onnx",
-            data=tmp_path / "i.npz",
-            macs="60%",
-            output=tmp_path / "o.onnx",
-            recover="5steps",
-            recover_with="flop",
-        )
-
-
 def test_the_command_trains_on_labels_and_says_whether_the_target_is_met(tmp_path: Path) -> None:
     onnx.save(mlp(width=64), str(tmp_path / "m.onnx"))
     data = blobs(96)

@@ -382,7 +382,7 @@ def test_a_search_without_optuna_says_how_to_get_it(monkeypatch: pytest.MonkeyPa
         ({"ranks": {"a": 1}}, "manual choice"),
         ({"choice": "manual", "ranks": {"a": 1}, "macs": "50%"}, "no effect"),
         ({"remove": 1.0}, "out of range"),
-        ({"macs": "0%"}, "removes nothing or everything"),
+        ({"macs": "0%"}, "must be positive"),
     ],
 )
 def test_settings_that_contradict_each_other_are_refused(options: dict[str, Any], message: str) -> None:
@@ -445,8 +445,9 @@ def test_flags_that_say_two_things_or_nothing_are_usage_errors(tmp_path: Path) -
         assert result.exit_code == 2, result.output
 
 
-def test_recovery_refuses_a_method_that_changes_the_graph(tmp_path: Path) -> None:
+@pytest.mark.parametrize("method", ["lrpet", "flop"])
+def test_recovery_refuses_a_method_that_changes_the_graph(method: str, tmp_path: Path) -> None:
     onnx.save(convnet(width=16), str(tmp_path / "net.onnx"))
     np.savez(tmp_path / "d.npz", **pictures(64).inputs)
     with pytest.raises(RecipeError, match="keeps the graph"):
-        shrinkc.compress(tmp_path / "net.onnx", data=tmp_path / "d.npz", recover="2steps", recover_with="lrpet")
+        shrinkc.compress(tmp_path / "net.onnx", data=tmp_path / "d.npz", recover="2steps", recover_with=method)

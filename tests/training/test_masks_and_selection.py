@@ -14,7 +14,7 @@ from shrinkc.training.select import NOfM, PerUnit, erk, keep_k, kept_after, kept
 from shrinkc.training.views import prunable, weight_views
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.lists(st.integers(0, 3), min_size=1, max_size=30), st.data())
 def test_exactly_k_of_the_eligible_stay_and_ties_go_to_the_lower_index(values: list[int], data: st.DataObject) -> None:
     scores = torch.tensor(values, dtype=torch.float32)
