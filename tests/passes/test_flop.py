@@ -30,6 +30,7 @@ from shrinkc.report.training import lines
 from shrinkc.shapes import Shadow, input_shapes
 from shrinkc.training.context import Context
 from shrinkc.training.hard_concrete import HardConcrete
+from shrinkc.training.parametrization import Masked
 from shrinkc.training.running import Trained, trained
 
 
@@ -241,6 +242,28 @@ def test_taking_away_zero_components_changes_nothing_and_costs_what_was_said() -
     size = Size(layers, "macs", total)
     said = size.expected({name: torch.tensor(float(mask.sum())) for name, mask in kept.items()})
     assert counted_cost(model, shapes).macs == round(float(said) * total)
+
+
+def test_folding_the_settled_gates_changes_nothing_and_masks_what_they_leave(tmp_path: Path) -> None:
+    work, made = gated(tmp_path, target=0.5)
+    gates = Gates(work.size.layers, HardConcrete(), 1.0, 0, "cpu")
+    with torch.no_grad():
+        for number, log_alpha in enumerate(gates.log_alpha.values()):
+            log_alpha.add_(2 * torch.randn(log_alpha.shape, generator=torch.Generator().manual_seed(number)))
+    gates.close_in(work.size, 0.5)
+    Constrained(gates, work.size, work.options, made).on_cycle_start(made)
+    inputs = {"image": torch.from_numpy(pictures(8).inputs["image"])}
+    made.parametrization = gates
+    with torch.no_grad():
+        before = next(iter(made.run(inputs).values()))
+        gates.fold(made)
+        made.parametrization = Masked()
+        folded = next(iter(made.run(inputs).values()))
+        made.masks.apply(made.tensors)
+        masked = next(iter(made.run(inputs).values()))
+    torch.testing.assert_close(folded, before, atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(masked, before, atol=1e-6, rtol=1e-5)
+    assert 0 < made.masks.density() < 1
 
 
 def run(folder: Path, **given: object) -> Trained:
