@@ -8,10 +8,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from shrinkc import bfloat16, precision, registry, target, trials
 from shrinkc import ir as shrinkc_ir
-from shrinkc import precision, registry, target
-from shrinkc.api import RunConfig, RuntimeAdapter
-from shrinkc.errors import CalibrationError, GateError, RecipeError
+from shrinkc.api import RunConfig, RuntimeAdapter, Session
+from shrinkc.errors import BuildError, CalibrationError, GateError, RecipeError, VerificationError
 from shrinkc.evidence import data as evidence_data
 from shrinkc.evidence import quality as evidence_quality
 from shrinkc.evidence import sources
@@ -24,14 +24,25 @@ from shrinkc.log import Progress, Silent
 from shrinkc.precision import Style
 from shrinkc.report import facts
 from shrinkc.searching import drop_of
+from shrinkc.trials import Trial
 
 SCHEMA = "shrinkc.quantization/1"
 
-PRECISIONS = ("float16", "int8")
+PRECISIONS = ("float16", "bfloat16", "int8")
 
 CHECK_RUNTIME, QUALITY_BATCH, HELD_OUT_EVERY = "onnxruntime-cpu", 64, 4
 
 CALIBRATION_BATCHES = 64
+
+BFLOAT16_TOLERANCE = 2e-2
+"""Error over the largest value; bfloat16 has eight bits, and sums are rounded in other places by every engine."""
+
+NOT_TIMED = "Not timed: onnxruntime's CPU provider has no kernels for this file."
+
+ELSEWHERE = (
+    "Quality was measured in float32 with every value rounded as bfloat16 is, on onnxruntime; the file itself was run by the "
+    "engines above.  It is meant for accelerators that have bfloat16; none was tried but those named."
+)
 
 NOT_THERE = "Times are of onnxruntime's CPU provider here; nothing was run on the target."
 
@@ -43,11 +54,15 @@ class Quantized:
     Attributes
     ----------
     style : Style or None
-        Of the Q/DQ nodes; None for float16.
+        Of the Q/DQ nodes; None where there are none.
     zero_points : tuple of int
         Distinct ones of the Q/DQ nodes.
-    latency : Comparison
-        Against the original, on onnxruntime's CPU provider.
+    latency : Comparison or None
+        Against the original, on onnxruntime's CPU provider; None where that does not run the file.
+    islands : tuple of str
+        Operators that stay in float32 as ONNX defines them for no bfloat16.
+    trials : tuple of Trial
+        Engines that were tried on a file in bfloat16.
     """
 
     model: str
@@ -61,10 +76,12 @@ class Quantized:
     bytes_before: int
     bytes_after: int
     quality: Quality
-    latency: Comparison
+    latency: Comparison | None
     notes: tuple[str, ...]
     machine: Mapping[str, Any]
     versions: Mapping[str, str]
+    islands: tuple[str, ...] = ()
+    trials: tuple[Trial, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Plain data, schema first."""
@@ -83,7 +100,7 @@ def quantize(
     max_drop: float | None = None,
     progress: Progress | None = None,
 ) -> Quantized:
-    """Convert a model to another precision by onnxruntime's tools, and measure it beside the original.
+    """Convert a model to another precision, and measure it beside the original.
 
     Parameters
     ----------
@@ -93,7 +110,7 @@ def quantize(
     eval_data : source, optional
     preprocess : str, optional
     to : str
-        ``float16`` or ``int8``.
+        ``float16``, ``bfloat16`` or ``int8``.
     target_name : str
         Whose runtime decides the style of Q/DQ nodes.
     max_drop : float, optional
@@ -106,29 +123,27 @@ def quantize(
         No style is known for the target's runtime.
     GateError
         More was lost than was allowed.
+    VerificationError
+        Nothing here runs a file in bfloat16, or what runs it computes something else.
     BuildError, CalibrationError, ModelLoadError
     """
     reporter, source, written = progress or Silent(), Path(model), Path(output)
     if written.resolve() == source.resolve() or written.suffix != ".onnx":
         raise RecipeError("the output must be another .onnx file", where=str(written))
     chosen, loaded = target.load(target_name), shrinkc_ir.load(source)
-    style = None if to == "float16" else _style(chosen)
+    style = _style(chosen) if to == "int8" else None
     given, judged = sources.load_given(data, eval_data, loaded, preprocess, None)
     batch = evidence_data.fixed_batch(loaded) or 1
     calibration, evaluation = _shared(given, judged if eval_data is not None else None, batch)
-    with reporter.stage(f"converting to {to}"):
-        written.parent.mkdir(parents=True, exist_ok=True)
-        if style is None:
-            precision.to_float16(source, written)
-        else:
-            precision.to_int8(source, written, _batches(calibration, batch), style)
+    made = _written(source, written, to, style, _batches(calibration, batch), reporter)
     runtime: RuntimeAdapter = registry.load("runtimes", CHECK_RUNTIME)()
-    before, after = (runtime.load(path, RunConfig()) for path in (source, written))
+    before, after = (runtime.load(file, RunConfig()) for file in (source, made.judged))
     with reporter.stage(f"measuring quality on {evaluation.n_samples} samples"):
         quality = evidence_quality.measure(before, after, evaluation, evidence_data.fixed_batch(loaded) or QUALITY_BATCH)
-    with reporter.stage("measuring latency"):
-        latency = probe.compare(before, after, evaluation.head(batch), 1)
-    made = Quantized(
+    feed = evaluation.head(batch)
+    proved = () if made.judged is written else _proved(written, feed, after.run(feed), reporter)
+    latency = _latency(runtime, before, written, feed, reporter)
+    result = Quantized(
         source.name,
         sha256(source),
         str(written),
@@ -141,11 +156,84 @@ def quantize(
         written.stat().st_size,
         quality,
         latency,
-        () if chosen.is_here and chosen.runtime == CHECK_RUNTIME else (NOT_THERE,),
+        _notes(chosen, latency, proved),
         facts.machine(),
         facts.versions(),
+        made.islands,
+        proved,
     )
-    return _judged(made, max_drop)
+    return _judged(result, max_drop)
+
+
+@dataclass(frozen=True)
+class _Written:
+    """A file that was written, and the one quality is measured on: another one where kernels are rare."""
+
+    judged: Path | bytes
+    islands: tuple[str, ...] = ()
+
+
+def _written(
+    source: Path, written: Path, to: str, style: Style | None, batches: list[dict[str, Any]], progress: Progress
+) -> _Written:
+    with progress.stage(f"converting to {to}"):
+        written.parent.mkdir(parents=True, exist_ok=True)
+        if style is not None:
+            precision.to_int8(source, written, batches, style)
+        elif to == "float16":
+            precision.to_float16(source, written)
+        else:
+            made = bfloat16.converted(source)
+            shrinkc_ir.save(made.model, written)
+            return _Written(shrinkc_ir.loadable(bfloat16.emulated(made)), made.islands)
+    return _Written(written)
+
+
+def _proved(written: Path, feed: Mapping[str, Any], expected: Mapping[str, Any], progress: Progress) -> tuple[Trial, ...]:
+    """Trials of the file itself against what it was said to compute.
+
+    Raises
+    ------
+    VerificationError
+        No engine runs it, or one that does computes something else.
+    """
+    found = trials.tried(written, feed, expected, progress)
+    if all(trial.relative_error is None for trial in found):
+        with progress.stage("evaluating by onnx's reference"):
+            found = (*found, trials.evaluated(written, feed, expected))
+    errors = {trial.runtime: trial.relative_error for trial in found if trial.relative_error is not None}
+    wrong = {name: error for name, error in errors.items() if not error <= BFLOAT16_TOLERANCE}
+    if wrong or not errors:
+        because = "; ".join(f"{name} is off by {error:.1e}" for name, error in wrong.items()) or "nothing here runs it"
+        raise VerificationError("the file in bfloat16 is not proved", where=str(written), because=because)
+    return found
+
+
+def _latency(
+    runtime: RuntimeAdapter, before: Session, written: Path, feed: Mapping[str, Any], progress: Progress
+) -> Comparison | None:
+    """Times beside the original; None where the runtime has no kernels for the file."""
+    try:
+        after = runtime.load(written, RunConfig())
+    except BuildError:
+        return None
+    with progress.stage("measuring latency"):
+        return probe.compare(before, after, feed, 1)
+
+
+def _notes(chosen: target.Target, latency: Comparison | None, found: tuple[Trial, ...]) -> tuple[str, ...]:
+    notes = [] if latency is not None else [NOT_TIMED]
+    notes += [_sentence(trial) for trial in found]
+    if latency is not None and not (chosen.is_here and chosen.runtime == CHECK_RUNTIME):
+        notes.append(NOT_THERE)
+    return (*notes, *([ELSEWHERE] if found else []))
+
+
+def _sentence(trial: Trial) -> str:
+    who = f"{trial.runtime} {trial.version}"
+    if trial.relative_error is None:
+        return f"{who}: does not run it: {trial.reason}"
+    return f"{who}: runs it, off by {trial.relative_error:.1e} of the largest value"
 
 
 def _style(chosen: target.Target) -> Style:

@@ -1,4 +1,4 @@
-"""``shrinkc quantize``: another precision, by onnxruntime's own tools."""
+"""``shrinkc quantize``: another precision."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("model", type=click.Path(dir_okay=False))
 @click.option("-o", "--output", required=True, type=click.Path(dir_okay=False), help="The converted model.")
-@click.option("--to", type=click.Choice(["float16", "int8"]), default="int8", show_default=True)
+@click.option("--to", type=click.Choice(["float16", "bfloat16", "int8"]), default="int8", show_default=True)
 @click.option(
     "--target", "target_name", default="cpu", show_default=True, help="Whose runtime decides the style of Q/DQ nodes."
 )
@@ -38,7 +38,7 @@ def quantize(
     as_json: bool,
     debug: bool,
 ) -> None:
-    r"""Convert MODEL to float16 or int8 the way the target's runtime likes it, and measure it beside the original.
+    r"""Convert MODEL to float16, bfloat16, or int8 the way the target's runtime likes it; measure it beside the original.
 
     \b
     shrinkc quantize model.shrunk.onnx --data samples.npz -o model.int8.onnx --max-drop 1
@@ -77,10 +77,13 @@ def _show(found: Quantized) -> None:
     for one in quality.agreement:
         agreement = "" if one.top1 is None else f", agreement {one.top1:.2%}"
         click.echo(f"  {one.output}: cosine {one.cosine:.5f}, relative error {one.relative_error:.2%}{agreement}")
-    marked = " (contended)" if latency.is_contended else ""
-    wall = f"{seconds(latency.before.wall_median_s)} to {seconds(latency.after.wall_median_s)}"
-    click.echo(f"  latency{marked}  {wall}, {latency.fair_speedup:.2f}x speed")
-    if latency.fair_speedup < 1:
-        click.echo("  SLOWER than the original on this machine")
+    if latency is not None:
+        marked = " (contended)" if latency.is_contended else ""
+        wall = f"{seconds(latency.before.wall_median_s)} to {seconds(latency.after.wall_median_s)}"
+        click.echo(f"  latency{marked}  {wall}, {latency.fair_speedup:.2f}x speed")
+        if latency.fair_speedup < 1:
+            click.echo("  SLOWER than the original on this machine")
+    if found.islands:
+        click.echo(f"  in float32 still: {', '.join(found.islands)}")
     for note in found.notes:
         click.echo(f"  {note}")

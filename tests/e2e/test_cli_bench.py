@@ -161,6 +161,9 @@ def test_points_lie_where_the_axes_say() -> None:
     assert float(str(first.get("cy"))) == pytest.approx(y_of["50 %"], abs=0.2)
     assert (first.get("fill"), second.get("fill")) == (chart.COLOURS[0], "#ffffff")
     assert float(str(second.get("cy"))) == pytest.approx(y_of["90 %"], abs=0.2)
+    for dot in dots:
+        assert chart.LEFT <= float(str(dot.get("cx"))) <= chart.WIDTH - chart.RIGHT
+        assert chart.TOP <= float(str(dot.get("cy"))) <= chart.HEIGHT - chart.BOTTOM
     assert "a <b>" in [text.text for text in root.iter(f"{SVG}text")]
 
 
