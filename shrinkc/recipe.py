@@ -232,7 +232,7 @@ def _check_method(recipe: Recipe) -> None:
     registry.built("factorizations", recipe.factorization)
     for name in [] if recipe.forms is None else recipe.forms.split(","):
         form = registry.built("rewrites", name.strip())
-        if recipe.method == AUTO and hasattr(form, "candidates"):
+        if recipe.method == AUTO and hasattr(form, "candidates"):  # a JointForm
             raise RecipeError(
                 "a form of several layers does not go together with removing channels",
                 where=f"--forms {name.strip()}",

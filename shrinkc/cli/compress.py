@@ -105,7 +105,7 @@ PLANNING_WITH_A_PLAN = tuple(name for name in PLANNING if name != "target")
 @click.option(
     "--forms",
     metavar="NAMES",
-    help="What factorised layers may look like: pointwise,matrix,recurrent,embedding,spatial,tucker.  "
+    help="What factorised layers may look like: pointwise,matrix,recurrent,embedding,spatial,tucker,pairs.  "
     "[default: the first four]",
 )
 @click.option(
