@@ -6,7 +6,7 @@ import os
 import re
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,8 @@ from shrinkc.report.model import Report
 QUANTITIES = ("macs", "params", "size", "speedup", "prune_ratio")
 
 WITHOUT_DATA = "magnitude"
+
+RANDOM_NAME = "random"
 
 RANDOM = {"criterion": "random", "allocator": "uniform"}
 """What the baseline does in place of the first recipe's own; the compensation stays."""
@@ -82,28 +84,28 @@ def bench(
     quantity, budgets = _budgets(settings)
     given = {name: value for name, value in settings.items() if name not in QUANTITIES}
     methods = list(_methods(recipes, criteria, has_data=data is not None))
+    _check_names(methods)
     baseline = _baseline(methods[0]) if has_baseline else None
     cells = [(method, budget) for method in (*methods, *filter(None, [baseline])) for budget in budgets]
-    rows, before = [], None
+    made = Bench(
+        source.name,
+        sha256(source),
+        quantity,
+        (),
+        None,
+        "",
+        "" if baseline is None else baseline.name,
+        facts.machine(),
+        facts.versions(),
+    )
     for number, (method, budget) in enumerate(cells, 1):
         with reporter.stage(f"{number} of {len(cells)}: {method.name} at {budget}"):
             started, written = time.perf_counter(), folder / f"{_stem(f'{method.name}-{budget}')}.onnx"
             chosen = {**given, **method.settings, quantity: budget}
             found, error = _tried(source, written, memory, {**chosen, "data": data, "eval_data": eval_data})
-            rows.append(_row(method.name, str(budget), found, error, time.perf_counter() - started))
-            before = found.before if found is not None else before
-    made = Bench(
-        source.name,
-        sha256(source),
-        quantity,
-        tuple(rows),
-        before,
-        metric(rows),
-        "" if baseline is None else baseline.name,
-        facts.machine(),
-        facts.versions(),
-    )
-    _write(made, folder)
+            rows = (*made.rows, _row(method.name, str(budget), found, error, time.perf_counter() - started))
+        made = replace(made, rows=rows, metric=metric(rows), before=made.before if found is None else found.before)
+        _write(made, folder)  # after every row: a sweep takes long, and may be interrupted
     return made
 
 
@@ -134,8 +136,21 @@ def _methods(recipes: Sequence[str], criteria: Sequence[str], *, has_data: bool)
             yield _Method(f"{name}, {criterion}", {"recipe": recipe, "criterion": criterion})
 
 
+def _check_names(methods: Sequence[_Method]) -> None:
+    """Refuse two recipes of one name: their files would be the same.
+
+    Raises
+    ------
+    RecipeError
+    """
+    names = [method.name for method in methods]
+    for name in names:
+        if names.count(name) > 1 or name == RANDOM_NAME:
+            raise RecipeError("two methods of a sweep have one name", where=name, hint="name the recipe's file otherwise")
+
+
 def _baseline(first: _Method) -> _Method:
-    return _Method("random", {**first.settings, **RANDOM})
+    return _Method(RANDOM_NAME, {**first.settings, **RANDOM})
 
 
 def _stem(text: str) -> str:

@@ -46,6 +46,16 @@ cli.add_command(train)
 cli.add_command(validate)
 
 
+def _keep_lines(command: click.Command) -> None:
+    r"""Put the character that click keeps lines by where docstrings, which are raw, say ``\b``."""
+    command.help = command.help.replace("\\b", "\b") if command.help else command.help
+    for inner in command.commands.values() if isinstance(command, click.Group) else ():
+        _keep_lines(inner)
+
+
+_keep_lines(cli)
+
+
 def main() -> None:
     """Run the command line and exit with the code that fits what happened."""
     signal.signal(signal.SIGTERM, _interrupt)

@@ -321,3 +321,11 @@ def test_the_python_api_does_the_same_and_returns_the_report(saved: Save, tmp_pa
     run("compress", "model.onnx", "-o", "cli.onnx", "--macs", "50%", "--round-to", "1", "--no-latency", cwd=tmp_path)
     assert (tmp_path / "api.onnx").read_bytes() == (tmp_path / "cli.onnx").read_bytes()
     assert report.to_json()["recipe"] == json.loads((tmp_path / "cli.report.json").read_text())["recipe"]
+
+
+def test_help_pages_keep_the_lines_of_their_examples(tmp_path: Path) -> None:
+    assert "\n  shrinkc compress model.onnx --macs 50% --data samples.npz\n" in run("compress", "--help", cwd=tmp_path).stdout
+    for page in (["bench"], ["check"], ["profile"], ["quantize"], ["targets", "read"], ["targets", "calibrate"], ["validate"]):
+        shown = run(*page, "--help", cwd=tmp_path).stdout
+        assert "\\b" not in shown
+        assert f"\n  shrinkc {' '.join(page)} " in shown

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from models.topologies import TOPOLOGIES
 
 import shrinkc
-from shrinkc import deciding, planning
+from shrinkc import deciding, planning, sweeping
 from shrinkc.cli import cli
 from shrinkc.errors import RecipeError
 from shrinkc.latency import probe
@@ -122,6 +122,29 @@ def test_the_folder_holds_the_figures_as_data_as_a_table_and_as_a_chart(net: Pat
     ]
     assert set(shown) <= set(titles)
     assert len(titles) == 2 * len(shown)
+
+
+def test_an_interrupted_sweep_keeps_the_rows_it_has(net: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, runs = sweeping.compress, []
+
+    def interrupted(*arguments: Any, **settings: Any) -> Any:
+        runs.append(settings)
+        if len(runs) == 2:
+            raise KeyboardInterrupt
+        return real(*arguments, **settings)
+
+    monkeypatch.setattr(sweeping, "compress", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        bench(net, output=net.with_name("out"), macs=["70%", "40%"], recipes=["magnitude"], measure_latency=False, round_to=1)
+    assert [row["budget"] for row in json.loads((net.with_name("out") / "bench.json").read_text())["rows"]] == ["70%"]
+
+
+def test_recipes_of_one_name_are_refused(net: Path, tmp_path: Path) -> None:
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "own.toml").write_text('criterion = "l1"\n')
+    with pytest.raises(RecipeError, match="have one name"):
+        bench(net, macs="50%", recipes=[str(tmp_path / "a/own.toml"), str(tmp_path / "b/own.toml")])
 
 
 @pytest.mark.parametrize(
