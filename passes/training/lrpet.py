@@ -47,7 +47,7 @@ from shrinkc import registry, shapes
 from shrinkc.api import RuntimeAdapter
 from shrinkc.budget import Budget, parse
 from shrinkc.decomposing import decomposed, low_rank_layers
-from shrinkc.errors import RecipeError
+from shrinkc.errors import RecipeError, TrainingError
 from shrinkc.evidence.data import fixed_batch
 from shrinkc.evidence.sites import Site
 from shrinkc.factorable import Scope, epsilon_of, layers_of, normalisation_behind
@@ -142,8 +142,16 @@ class LowRankWeight:
 
     @torch.no_grad()
     def project(self, context: Context, projection: Projection) -> None:
-        """Project the live weight in place."""
+        """Project the live weight in place.
+
+        Raises
+        ------
+        TrainingError
+            It is not finite any more.
+        """
         stored = context.tensors[self.site.weight.name or ""]
+        if not torch.isfinite(stored).all():
+            raise TrainingError("a weight is not finite", where=self.site.name, hint="a lower learning rate, or clip")
         matrix = projection.of(self.matrix(stored), self.rank, self.gain(context))
         stored.copy_(self._stored(matrix, stored.shape))
 

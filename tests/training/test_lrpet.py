@@ -26,7 +26,7 @@ from shrinkc.api import RunConfig
 from shrinkc.budget import parse
 from shrinkc.cli.train import train
 from shrinkc.decomposing import decomposed, low_rank_layers
-from shrinkc.errors import BudgetError, RecipeError, RuntimeUnavailable, VerificationError
+from shrinkc.errors import BudgetError, RecipeError, RuntimeUnavailable, TrainingError, VerificationError
 from shrinkc.evidence.data import Data
 from shrinkc.factorable import Scope, layers_of
 from shrinkc.log import Silent
@@ -398,6 +398,16 @@ def test_averaged_weights_are_refused_and_so_are_models_without_a_layer_to_lower
     made = context(task, teacher="none")
     with pytest.raises(RecipeError, match="no layer can"):
         carry_out(Lrpet().rewritten(task).phases(made), made)
+
+
+def test_weights_that_explode_end_the_training_with_what_there_was_before(tmp_path: Path) -> None:
+    what = lesson(loaded(convnet(1), tmp_path), pictures(), loaded(convnet(2), tmp_path))
+    wild = {"learning_rate": 1e38, "momentum": 0.0, "optimizer": "sgd", "weight_decay": 1e5}
+    result = trained(what, settings(method="lrpet", options={"every": 1}, **wild), Silent())
+    assert isinstance(result.error, TrainingError)
+    assert result.error.message == "a weight is not finite"
+    assert all(np.isfinite(shrinkc_ir.stored_array(value)).all() for value in result.model.graph.initializers.values())
+    assert layers_in(result.model) == 3
 
 
 def test_every_training_method_can_be_named_in_place_of_a_recipe() -> None:
