@@ -5,12 +5,13 @@ For methods that train a model to low ranks (LRPET, say).  What approximates wei
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import onnx_ir as ir
 
+from shrinkc import registry
 from shrinkc.api import RuntimeAdapter
 from shrinkc.errors import VerificationError
 from shrinkc.factor_proof import prove_factors
@@ -21,6 +22,9 @@ from shrinkc.plan import Rank
 from shrinkc.rank_choice import RankCost
 from shrinkc.report.rows import change, count
 from shrinkc.shapes import Shadow
+
+FORMS = ("pointwise", "matrix")
+"""Rewrites of convolutions and of matrix products."""
 
 LOSSLESS = 1e-4
 """Largest share of a layer's squared weights that the factors may lose: what rounding to bfloat16 does; to float32, 1e-13."""
@@ -43,6 +47,12 @@ class LowRank:
     def candidates(self) -> Mapping[str, Candidate]:
         """By layer, in the order of the graph."""
         return self.cost.candidates
+
+
+def scope_without(exclude: Sequence[str]) -> Scope:
+    """All layers but those of some shell patterns, in forms that any weight of low rank can take."""
+    forms = tuple(registry.built("rewrites", name) for name in FORMS)
+    return Scope(forms, registry.built("factorizations", "svd"), exclude=tuple(exclude))
 
 
 def low_rank_layers(model: ir.Model, shapes: Mapping[str, tuple[int, ...]], scope: Scope, runtime: RuntimeAdapter) -> LowRank:

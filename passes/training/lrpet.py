@@ -42,18 +42,17 @@ import onnx_ir as ir
 import torch
 from torch import Tensor
 
-from shrinkc import ir as shrinkc_ir
-from shrinkc import registry, shapes
 from shrinkc.api import RuntimeAdapter
 from shrinkc.budget import Budget, parse
-from shrinkc.decomposing import decomposed, low_rank_layers
+from shrinkc.decomposing import decomposed, low_rank_layers, scope_without
 from shrinkc.errors import RecipeError, TrainingError
 from shrinkc.evidence.data import fixed_batch
 from shrinkc.evidence.sites import Site
 from shrinkc.factorable import Scope, epsilon_of, layers_of, normalisation_behind
+from shrinkc.ir import stored_array
 from shrinkc.rank_choice import RankCost, Ranks, at_shares, by_name, within
 from shrinkc.rank_search import Weights, searched
-from shrinkc.shapes import Shadow
+from shrinkc.shapes import Shadow, input_shapes
 from shrinkc.training import state
 from shrinkc.training.context import Context
 from shrinkc.training.fresh import StartAfresh
@@ -63,7 +62,6 @@ from shrinkc.training.preparing import Lesson
 
 CHOICES = ("uniform", "manual", "searched")
 STARTS = ("trained", "fresh")
-FORMS = ("pointwise", "matrix")
 DEFAULT_MACS = "50%"
 RANKS = "ranks"
 """Phase whose record says which layer gets which rank."""
@@ -188,7 +186,7 @@ def _live(context: Context, value: ir.Value | None) -> Tensor:
     if value is None:
         raise RecipeError("a normalisation lost an input", where="lrpet")
     held = context.tensors.get(value.name or "")
-    found = torch.from_numpy(shrinkc_ir.stored_array(value)) if held is None else held
+    found = torch.from_numpy(stored_array(value)) if held is None else held
     return found.detach().cpu().double()
 
 
@@ -205,7 +203,7 @@ def sizes_in(context: Context) -> dict[str, tuple[int, ...]]:
     """Shapes of the model's inputs, as the data are."""
     batch = fixed_batch(context.model) or 1
     given = {name: (batch, *tensor.shape[1:]) for name, tensor in context.feeder.samples.inputs.items()}
-    return shapes.input_shapes(context.model, given)
+    return input_shapes(context.model, given)
 
 
 def ranks_in(context: Context) -> Ranks:
@@ -349,8 +347,7 @@ class Lrpet:
     def scope(self, context: Context) -> Scope:
         """What may be of a lower rank."""
         ends = {view.node for view in context.views if (self.keep_first and view.is_first) or (self.keep_last and view.is_last)}
-        forms = tuple(registry.built("rewrites", name) for name in FORMS)
-        return Scope(forms, registry.built("factorizations", "svd"), exclude=(*self.exclude, *_literal(ends)))
+        return scope_without((*self.exclude, *_literal(ends)))
 
     def chosen(self, cost: RankCost, context: Context) -> tuple[Ranks, dict[str, Any]]:
         """Ranks by layer, and what is told of how they were found.
