@@ -141,6 +141,7 @@ def _record(layers: LowRank, steps: list[Rank], built: Factorised | None, macs: 
     whole.update({layer.layer: layer.reason for layer in layers.found.whole})
     ranks = [row["rank"] / row["full_rank"] for row in rows]
     spread = f" of {min(ranks):.0%} to {max(ranks):.0%} of the full rank" if ranks else ""
+    others = f", {len(whole)} others are whole" if whole else ""
     dense = layers.cost.dense
     return {
         "phase": "decomposition",
@@ -151,5 +152,5 @@ def _record(layers: LowRank, steps: list[Rank], built: Factorised | None, macs: 
         "parameters_before": dense.parameters,
         "parameters_after": parameters,
         "said": f"MACs: {count(dense.macs)} before, {count(macs)} after ({change(dense.macs, macs)}); {len(rows)} layers are "
-        f"now factors{spread}, {len(whole)} are whole. The factors give what the trained layers gave: proved.",
+        f"now factors{spread}{others}. The factors give what the trained layers gave: proved.",
     }

@@ -64,7 +64,7 @@ def lines(report: TrainingReport) -> list[str]:
     told = [
         f"{report.model}: {report.settings['method']}, {report.steps} steps in {report.seconds:.0f} s "
         f"on {report.samples} samples; {report.stopped}.",
-        f"Held out ({report.held_out} samples): {_changes(report.before, report.after)}.",
+        f"{_judged_on(report)}: {_changes(report.before, report.after)}.",
     ]
     if report.masks_sha256:
         told.append(
@@ -84,6 +84,12 @@ def lines(report: TrainingReport) -> list[str]:
         )
         told.append(f"Agreement with the original: {agreement}, on {quality.samples} samples of {quality.data}.")
     return told
+
+
+def _judged_on(report: TrainingReport) -> str:
+    if report.held_out:
+        return f"Held out ({report.held_out} samples)"
+    return "On the samples that it was trained on (too few to hold any out)"
 
 
 def _changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> str:
