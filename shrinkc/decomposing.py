@@ -24,7 +24,7 @@ from shrinkc.report.rows import change, count
 from shrinkc.shapes import Shadow
 
 FORMS = ("pointwise", "matrix")
-"""Rewrites of convolutions and of matrix products."""
+"""Rewrites whose two factors meet in one axis of components: of convolutions, and of matrix products."""
 
 LOSSLESS = 1e-4
 """Largest share of a layer's squared weights that the factors may lose: what rounding to bfloat16 does; to float32, 1e-13."""

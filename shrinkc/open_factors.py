@@ -14,24 +14,21 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from shrinkc import ir as shrinkc_ir
-from shrinkc import registry
 from shrinkc.analysis.cost import Cost
 from shrinkc.api import RuntimeAdapter
 from shrinkc.canonicalize import drop_unused
+from shrinkc.decomposing import scope_without
 from shrinkc.evidence.data import Data, fixed_batch
 from shrinkc.factor_proof import prove_equal
-from shrinkc.factorable import Candidate, Scope, candidates_in
+from shrinkc.factorable import Candidate, candidates_in
 from shrinkc.factoring import factorise
-from shrinkc.factors import Factorization, Work
+from shrinkc.factors import Work
 from shrinkc.inlining import inline_functions
 from shrinkc.merging import merge_factors
 from shrinkc.opening import counted_cost
 from shrinkc.shapes import Shadow, input_shapes
 
 Kept = NDArray[np.bool_]
-
-FORMS = ("pointwise", "matrix")
-"""Rewrites whose two factors meet in one axis of components: of convolutions, and of matrix products."""
 
 
 @dataclass(frozen=True)
@@ -87,8 +84,7 @@ def opened(
     exclude : sequence of str
         Patterns of names of nodes and tensors that are left alone.
     """
-    factorization: Factorization = registry.built("factorizations", "svd")
-    scope = Scope([registry.built("rewrites", name) for name in FORMS], factorization, exclude=tuple(exclude))
+    scope = scope_without(exclude)
     found = {
         candidate.name: candidate for candidate in candidates_in(model, Shadow.of(model, shapes), scope, [], runtime).candidates
     }

@@ -190,13 +190,8 @@ def _values(node: ir.Node, sites: Mapping[str, Site], shadow: Shadow) -> HeadPai
 
 
 def _rows(origin: Origin, positions_axis: int) -> Indices | None:
-    """Outputs of the layer by matrix and dim, ``(..., dims)``; None if they differ by position, or heads overlap."""
-    outputs = np.moveaxis(origin.outputs, positions_axis, 0)
-    if origin.site.groups > 1 or origin.site.taps > 1 or (outputs != outputs[0]).any():
-        return None
-    rows: Indices = np.asarray(outputs[0], np.int64)
-    heads = np.unique(rows.reshape(-1, rows.shape[-1]), axis=0)
-    return rows if len(np.unique(heads)) == heads.size else None
+    """Heads of a layer that sees one position at a time; None of any other."""
+    return origin.heads(positions_axis) if origin.site.taps == 1 else None
 
 
 def _matched(left: Indices, right: Indices) -> tuple[Indices, Indices] | None:

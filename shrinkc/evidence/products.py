@@ -19,7 +19,7 @@ from shrinkc import ir as shrinkc_ir
 from shrinkc.analysis.groups import Analysis, BoolArray
 from shrinkc.api import FloatArray
 from shrinkc.evidence.sites import Site
-from shrinkc.evidence.tracing import Origin, origin_of
+from shrinkc.evidence.tracing import origin_of
 from shrinkc.shapes import Shadow
 
 Indices = NDArray[np.int64]
@@ -152,20 +152,10 @@ def _product(node: ir.Node, kept: BoolArray, shadow: Shadow, sites: Mapping[str,
     lead = np.broadcast_shapes(shapes[0][:-2], shapes[1][:-2])
     for is_left, value, shape in ((True, left, shapes[0]), (False, right, shapes[1])):
         origin = origin_of(value, sites, shadow)
-        rows = None if origin is None else _rows_of(origin, -2 if is_left else -1)
+        rows = None if origin is None else origin.heads(-2 if is_left else -1)
         if origin is not None and rows is not None and math.prod(lead) == kept.any(1).sum():
-            heads, own = np.unique(rows, axis=0, return_inverse=True)
+            heads, own = np.unique(rows.reshape(-1, rows.shape[-1]), axis=0, return_inverse=True)
             own = own.reshape(shape[:-2])
             head = np.broadcast_to(own, lead).reshape(-1)
             return Product(node, left.name or "", right.name or "", is_left, origin.site, heads, own.reshape(-1), head, kept)
     return None
-
-
-def _rows_of(origin: Origin, positions_axis: int) -> Indices | None:
-    """Outputs of the layer by matrix and dim; None if they differ from position to position, or heads overlap."""
-    outputs = np.moveaxis(origin.outputs, positions_axis, 0)
-    if origin.site.groups > 1 or (outputs != outputs[0]).any():
-        return None
-    rows: Indices = outputs[0].reshape(-1, outputs.shape[-1])
-    heads = np.unique(rows, axis=0)
-    return rows if len(np.unique(heads)) == heads.size else None

@@ -30,6 +30,15 @@ class Origin:
     site: Site
     outputs: Labels
 
+    def heads(self, positions_axis: int) -> Labels | None:
+        """Outputs by matrix and dim, ``(..., dims)``; None if they differ from position to position, or heads overlap."""
+        outputs = np.moveaxis(self.outputs, positions_axis, 0)
+        if self.site.groups > 1 or (outputs != outputs[0]).any():
+            return None
+        rows: Labels = outputs[0]
+        distinct = np.unique(rows.reshape(-1, rows.shape[-1]), axis=0)
+        return rows if len(np.unique(distinct)) == distinct.size else None
+
 
 def origin_of(value: ir.Value, sites: Mapping[str, Site], shadow: Shadow) -> Origin | None:
     """The layer whose outputs a value is made of; None if they are more than moved, or somebody else reads them too.

@@ -8,9 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import onnxruntime as ort
 
+import shrinkc
 from models.builder import Net
+from shrinkc.report.model import Report
 
 
 def convolutional() -> Net:
@@ -20,6 +23,23 @@ def convolutional() -> Net:
     net.nodes[-1].output[0] = "y"
     net.output("y")
     return net
+
+
+def sent_to_jetson(root: Path) -> Report:
+    """Halve a network for a Jetson board, INT8 too, into a folder; what is sent lies in ``small.jetson-orin-nano`` there."""
+    onnx.save(convolutional().model(), str(root / "model.onnx"))
+    samples = np.random.default_rng(0).standard_normal((32, 3, 8, 8)).astype(np.float32)
+    np.savez(root / "samples.npz", x=samples)
+    return shrinkc.compress(
+        root / "model.onnx",
+        output=root / "small.onnx",
+        target="jetson",
+        recipe="magnitude",
+        prune_ratio=0.5,
+        data=root / "samples.npz",
+        verify=False,
+        measure_latency=False,
+    )
 
 
 class FakeCuda:

@@ -10,13 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import onnx
 import pytest
 from click.testing import CliRunner
-from models.fake_board import FakeCuda, convolutional, fake_tensorrt
+from models.fake_board import FakeCuda, fake_tensorrt, sent_to_jetson
 
-import shrinkc
 from shrinkc import board_results
 from shrinkc.boards import tensorrt_on_board as board
 from shrinkc.cli import cli
@@ -45,18 +42,7 @@ class Returned:
 def sent(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a target, with the script run in it as a board would."""
     root = tmp_path_factory.mktemp("sent")
-    onnx.save(convolutional().model(), str(root / "model.onnx"))
-    np.savez(root / "samples.npz", x=np.random.default_rng(0).standard_normal((32, 3, 8, 8)).astype(np.float32))
-    shrinkc.compress(
-        root / "model.onnx",
-        output=root / "small.onnx",
-        target="jetson",
-        recipe="magnitude",
-        prune_ratio=0.5,
-        data=root / "samples.npz",
-        verify=False,
-        measure_latency=False,
-    )
+    sent_to_jetson(root)
     folder = root / "small.jetson-orin-nano"
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(sys.modules, "tensorrt", fake_tensorrt("10.7.0", []))

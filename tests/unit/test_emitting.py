@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
-from models.fake_board import FakeCuda, convolutional, fake_tensorrt
+from models.fake_board import FakeCuda, fake_tensorrt, sent_to_jetson
 
 import shrinkc
 from shrinkc import emitting, precision
@@ -32,19 +32,7 @@ class Emitted:
 @pytest.fixture(scope="module")
 def emitted(tmp_path_factory: pytest.TempPathFactory) -> Emitted:
     root = tmp_path_factory.mktemp("emitted")
-    onnx.save(convolutional().model(), str(root / "model.onnx"))
-    samples = np.random.default_rng(0).standard_normal((32, 3, 8, 8)).astype(np.float32)
-    np.savez(root / "samples.npz", x=samples)
-    report = shrinkc.compress(
-        root / "model.onnx",
-        output=root / "small.onnx",
-        target="jetson",
-        recipe="magnitude",
-        prune_ratio=0.5,
-        data=root / "samples.npz",
-        verify=False,
-        measure_latency=False,
-    )
+    report = sent_to_jetson(root)
     folder = root / "small.jetson-orin-nano"
     return Emitted(folder, report, json.loads((folder / "deployment.json").read_text()))
 
