@@ -49,6 +49,8 @@ class Row:
         process's peak so far.
     failed : str
         Why there is no model; empty otherwise.
+    steps : int or None
+        Optimizer steps that fitted into the time, where something was trained.
     """
 
     cell: Cell
@@ -57,10 +59,11 @@ class Row:
     cpu_s: float
     peak_bytes: int
     failed: str = ""
+    steps: int | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Plain data, flat."""
-        data = asdict(self)
+        data = {name: value for name, value in asdict(self).items() if name != "steps" or value is not None}
         return {**data.pop("cell"), **data}
 
 

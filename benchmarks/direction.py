@@ -1,6 +1,7 @@
-"""PP-OCR's text direction model at half its MACs, without training, on the lines of ``text_lines.py``.
+"""PP-OCR's text direction model at half its MACs, without and with training, on the lines of ``text_lines.py``.
 
     python benchmarks/direction.py                        # writes benchmarks/results/direction.json
+    python benchmarks/direction.py --recover 3cpumin --output benchmarks/results/direction_recovered.json
     python benchmarks/direction.py --methods l2+refit+global obs+refit+global --cuts 30 50
 
 A method is CRITERION+COMPENSATION+ALLOCATOR.  The calibration lines, 2048 of them as they cost nothing but their rendering,
@@ -44,10 +45,11 @@ def score(model: Path, lines: Path) -> dict[str, Any]:
     return answer
 
 
-def compressed(model: Path, lines: Path, method: str, removed: int, seed: int) -> dict[str, Any]:
+def compressed(model: Path, lines: Path, method: str, removed: int, seed: int, recover: str | None) -> dict[str, Any]:
     """One run: its method, what is left, what it cost."""
     output = lines / "pruned.onnx"
     options = ["--method", method, "--remove", removed / 100, "--seed", seed, "--output", output]
+    options += [] if recover is None else ["--recover", recover]
     made = run(sys.executable, FOLDER / "peers" / "shrinkc_run.py", model, *options, "--calibration", lines / "calib.npz")
     if "failed" in made.answer:
         raise SystemExit(f"{method}: {made.complaint}")
@@ -55,14 +57,16 @@ def compressed(model: Path, lines: Path, method: str, removed: int, seed: int) -
     return {"method": method, "removed": removed, "seed": seed, **score(output, lines), **cost}
 
 
-def measured(model: Path, methods: list[str], cuts: list[int], calibration: int, evaluation: int) -> dict[str, Any]:
+def measured(
+    model: Path, methods: list[str], cuts: list[int], calibration: int, evaluation: int, recover: str | None
+) -> dict[str, Any]:
     """Original and every run."""
     runs: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as work:
         for seed in SEEDS:
             lines = Path(work) / str(seed)
             rendered(lines, seed, calibration, evaluation)
-            runs += [compressed(model, lines, method, cut, seed) for method in methods for cut in cuts]
+            runs += [compressed(model, lines, method, cut, seed, recover) for method in methods for cut in cuts]
         original = score(model, lines)
     return {"original": {"sha256": sha256(model), **original}, "runs": runs}
 
@@ -86,12 +90,14 @@ def main() -> None:
     parser.add_argument("--cuts", nargs="+", type=int, default=[50], help="percent of the MACs to remove")
     parser.add_argument("--calibration", type=int, default=2048, help="lines to calibrate on")
     parser.add_argument("--evaluation", type=int, default=2000, help="lines the accuracy is measured on")
+    parser.add_argument("--recover", metavar="BUDGET", help="train the cut model on the calibration lines as well, for so long")
     parser.add_argument("--output", type=Path, default=FOLDER / "results" / "direction.json")
     args = parser.parse_args()
     from text_lines import FONTS, fonts_below, model_path
 
-    results = measured(model_path(), args.methods, args.cuts, args.calibration, args.evaluation)
+    results = measured(model_path(), args.methods, args.cuts, args.calibration, args.evaluation, args.recover)
     results |= {
+        "recover": args.recover,
         "calibration_lines": args.calibration,
         "target_points_lost": 100 * TARGET,
         "fonts": [font.name for font in fonts_below(FONTS)],

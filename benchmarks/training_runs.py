@@ -40,7 +40,8 @@ def scored(cell: Cell, made: Outcome, output: Path, work: Path, dense_macs: int)
     found = made.answer if "failed" in made.answer else score(output, work)
     if "failed" in found:
         return Row(cell, None, None, made.cpu_s, made.peak_bytes, found["failed"])
-    return Row(cell, found["accuracy"], round(found["macs"] / dense_macs, 5), made.cpu_s, made.peak_bytes)
+    left = round(found["macs"] / dense_macs, 5)
+    return Row(cell, found["accuracy"], left, made.cpu_s, made.peak_bytes, steps=made.answer.get("steps"))
 
 
 @dataclass(frozen=True)

@@ -101,3 +101,7 @@ class TrainingError(ShrinkcError):
     """Training cannot go on; what was best so far is kept."""
 
     exit_code = 11
+
+
+class DivergedError(TrainingError):
+    """The loss is not finite."""

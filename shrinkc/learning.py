@@ -122,7 +122,7 @@ def _report(source: Path, target: Path, settings: Settings, result: Trained, dat
         model_sha256=sha256(source),
         output=str(target),
         output_sha256=sha256(target),
-        settings=settings.to_json(),
+        settings=result.context.settings.to_json(),
         samples=result.n_trained,
         held_out=data.n_samples - result.n_trained,
         steps=context.steps_done,

@@ -123,7 +123,7 @@ def recovered(
     before = {name: value.const_value for name, value in pruned.graph.initializers.items()}
     result = trained(Lesson(pruned, opened.model, calibration, features, runtime), settings, progress, checkpoint)
     changed = tuple(name for name, value in pruned.graph.initializers.items() if value.const_value is not before.get(name))
-    return Recovered(_outcome(result, calibration, settings.to_json()), changed, result.error)
+    return Recovered(_outcome(result, calibration, result.context.settings.to_json()), changed, result.error)
 
 
 def gradients_from(opened: Opened, data: Data, progress: Progress) -> dict[str, FloatArray]:

@@ -32,7 +32,7 @@ def main() -> None:
         cut = args.output.with_suffix(".cut.onnx")
         report = compressed(args, cut, None)
         fresh(cut, args.seed)
-        shrinkc.train(
+        steps = shrinkc.train(
             cut,
             recipe="fine-tuning",
             data=args.data / "labelled.npz",
@@ -42,10 +42,11 @@ def main() -> None:
             augment=["shift", "flip"],
             seed=args.seed,
             threads=1,
-        )
+        ).steps
     else:
         report = compressed(args, args.output, None if args.variant == "none" else f"{args.minutes}cpumin")
-    print(json.dumps({"macs": report.after.macs}))
+        steps = None if report.recovery is None else report.recovery.steps
+    print(json.dumps({"macs": report.after.macs, "steps": steps}))
 
 
 def compressed(args: argparse.Namespace, output: Path, budget: str | None, **settings: object) -> shrinkc.report.model.Report:

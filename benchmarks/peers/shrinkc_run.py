@@ -6,6 +6,8 @@ import argparse
 import json
 from pathlib import Path
 
+from shrinkc_recovery import on_one_thread
+
 import shrinkc
 
 
@@ -19,6 +21,7 @@ def main() -> None:
     parser.add_argument("--labels", type=Path, help="not used: shrinkc needs none")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--recover", metavar="BUDGET", help="train for so long as well")
     args = parser.parse_args()
     criterion, compensation, allocator = args.method.split("+")
     report = shrinkc.compress(
@@ -32,6 +35,8 @@ def main() -> None:
         allocator=allocator,
         round_to=1,
         seed=args.seed,
+        recover=args.recover,
+        recover_with=None if args.recover is None else on_one_thread(args.output.parent),
         verify=False,
         measure_latency=False,
     )

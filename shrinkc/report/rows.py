@@ -127,8 +127,9 @@ def _recovery_remark(recovery: Recovery) -> str:
         if before is not None and after is not None:
             changes.append(f"{name} from {before:.2%} to {after:.2%}")
     shared = f" by {recovery.processes} processes" if recovery.processes > 1 else ""
+    how = f"rate {recovery.settings['learning_rate']:g}, {recovery.settings['precision']}"
     return (
-        f"Recovery: {recovery.steps} steps in {seconds(recovery.seconds)}{shared} on {recovery.samples} samples{made_up}; "
+        f"Recovery: {recovery.steps} steps ({how}) in {seconds(recovery.seconds)}{shared} on {recovery.samples} samples{made_up}; "
         f"on {judged}: {', '.join(changes)}; {recovery.stopped}."
     )
 

@@ -64,6 +64,7 @@ def batch_norm(
     epsilon: float,
 ) -> torch.Tensor:
     """Normalise by the moments of the batch over all processes; running ones follow in place, by torch's rule."""
+    given, x = x.dtype, x.float()  # sums in half precision would be wrong
     axes = [axis for axis in range(x.ndim) if axis != 1]
     sizes = [-1 if axis == 1 else 1 for axis in range(x.ndim)]
     count = torch.tensor([x.numel() / x.shape[1]], dtype=x.dtype, device=x.device)
@@ -74,7 +75,7 @@ def batch_norm(
     with torch.no_grad():
         mean.lerp_(of_batch, share)
         variance.lerp_(spread * total / (total - 1), share)
-    return centred * (torch.rsqrt(spread + epsilon) * gain).reshape(sizes) + shift.reshape(sizes)
+    return (centred * (torch.rsqrt(spread + epsilon) * gain).reshape(sizes) + shift.reshape(sizes)).to(given)
 
 
 def _summed(tensor: torch.Tensor) -> torch.Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -62,10 +62,7 @@ def evaluate(run: Run, loss: Loss, samples: Samples, answers: Answers, batch: in
         Samples at a time.
     """
     total, hits, right, classified, labelled = 0.0, 0, 0, 0, 0
-    for start in range(0, len(samples), batch):
-        index = torch.arange(start, min(start + batch, len(samples)))
-        part = samples.take(index)
-        own = Batch(part.inputs, index, part.labels, answers.at(index))
+    for own in batches(samples, answers, batch):
         with torch.no_grad():
             outputs = run(own.inputs)
             total += float(loss(outputs, own)) * own.size
@@ -73,6 +70,14 @@ def evaluate(run: Run, loss: Loss, samples: Samples, answers: Answers, batch: in
         right, labelled = _labelled(outputs, own.labels, right, labelled)
     agreement = hits / classified if classified else None
     return Metrics(total / len(samples), agreement, right / labelled if labelled else None, len(samples))
+
+
+def batches(samples: Samples, answers: Answers, size: int) -> Iterator[Batch]:
+    """All samples in batches, with the teacher's answers; the last may be smaller."""
+    for start in range(0, len(samples), size):
+        index = torch.arange(start, min(start + size, len(samples)))
+        part = samples.take(index)
+        yield Batch(part.inputs, index, part.labels, answers.at(index))
 
 
 def _counted(outputs: Mapping[str, torch.Tensor], targets: Mapping[str, torch.Tensor], hits: int, seen: int) -> tuple[int, int]:

@@ -9,9 +9,9 @@ import torch
 from shrinkc.training import streams
 from shrinkc.training.augment import augmented, is_image
 from shrinkc.training.distributed import World
-from shrinkc.training.samples import Batch, Order, Samples
+from shrinkc.training.samples import Batch, Order, Samples, Tensors
 from shrinkc.training.settings import Settings
-from shrinkc.training.teacher import Answers, Teacher
+from shrinkc.training.teacher import Asked, Teacher
 
 
 @dataclass(eq=False)
@@ -27,8 +27,8 @@ class Feeder:
     batch : int
         Samples of a step.
     teacher : Teacher or None
-    answers : Answers or None
-        What the teacher said about ``samples``; None where it is asked in every step.
+    asked : Asked or None
+        Keeps what the teacher said about ``samples``; None where it is asked in every step.
     is_augmented : bool
         Every step draws its own augmentation.
     unit : int or None
@@ -40,7 +40,7 @@ class Feeder:
     world: World
     batch: int
     teacher: Teacher | None = None
-    answers: Answers | None = None
+    asked: Asked | None = None
     is_augmented: bool = False
     unit: int | None = None
 
@@ -63,10 +63,12 @@ class Feeder:
         inputs = {name: laid_out(tensor) for name, tensor in inputs.items()}
         labels = None if part.labels is None or "mix" in self.settings.augment else part.labels[own]
         index = index[own]
-        targets = (
-            {} if self.teacher is None else self.teacher.targets(inputs) if self.answers is None else self.answers.at(index)
-        )
-        return Batch(inputs, index, labels, targets, len(own) / max(1, self.order(cycle).size))
+        return Batch(inputs, index, labels, self._targets(inputs, index), len(own) / max(1, self.order(cycle).size))
+
+    def _targets(self, inputs: Tensors, index: torch.Tensor) -> Tensors:
+        if self.asked is not None:
+            return self.asked.at(index)
+        return {} if self.teacher is None else self.teacher.targets(inputs)
 
     def _generator(self, cycle: int, step: int) -> torch.Generator:
         return streams.generator(self.settings.seed, "augment", cycle, step)

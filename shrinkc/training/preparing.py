@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,17 +19,19 @@ from shrinkc.errors import RecipeError, RuntimeUnavailable
 from shrinkc.evidence.data import Data, fixed_batch
 from shrinkc.log import Progress
 from shrinkc.training.augment import is_image
+from shrinkc.training.autocasting import settled
 from shrinkc.training.checkpoint import Checkpoints
 from shrinkc.training.context import Context
 from shrinkc.training.distill import Distillation, Feature, distances_for, is_logits
 from shrinkc.training.distributed import World, batch_norm
+from shrinkc.training.evaluation import batches
 from shrinkc.training.executor import Executor
 from shrinkc.training.feeding import Feeder, pooled
 from shrinkc.training.interrupts import Interrupts
 from shrinkc.training.objective import Objective
 from shrinkc.training.samples import Samples, Tensors, held_out
 from shrinkc.training.settings import Settings
-from shrinkc.training.teacher import Answers, Forward, Teacher, by_runtime
+from shrinkc.training.teacher import Answers, Asked, Forward, Teacher, by_runtime
 
 LEAST_HELD_OUT = 32
 """Fewer samples than this judge nothing: then all are trained on and all judge."""
@@ -49,9 +50,6 @@ EVALUATION_BATCH = 256
 
 CACHE_BYTES = 1 << 30
 """Most bytes of the teacher's answers that are kept."""
-
-CACHE_SHARE = 0.2
-"""Most of a time budget that goes into asking the teacher beforehand."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,13 +98,7 @@ def prepared(
     if settings.device == "cuda":
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
     unit = fixed_batch(lesson.student)
-    given = Samples.of(lesson.data)
-    share = min(settings.held_out, MOST_HELD_OUT / max(1, len(given)))
-    trained, judged = held_out(len(given), share, unit or 1, LEAST_HELD_OUT)
-    training, judging = given.take(trained), given.take(judged)
-    if lesson.teacher is not None and lesson.data.labels is None:
-        kinds = tuple(name for name in settings.augment if name != "mix")  # of mixtures nobody asks what they are
-        judging = pooled(judging, replace(settings, augment=kinds), POOLED_HELD_OUT)
+    training, judging = _divided(lesson, settings, unit)
     executor = Executor(lesson.student).to(settings.device)
     lay_out(executor)
     if world.size > 1:
@@ -118,6 +110,7 @@ def prepared(
         answers = Answers({} if teacher is None else teacher.answers(judging, batch))
         objective = _objective(lesson, teacher, training, settings, executor.output_names)
         feeder = _feeder(training, teacher, settings, world, unit)
+    settings = settled(settings, executor, objective, next(batches(judging, answers, batch)))
     context = Context(
         lesson.student,
         executor,
@@ -131,10 +124,22 @@ def prepared(
         Checkpoints(checkpoint, _fingerprint(lesson, settings)),
         interrupts,
         evaluation_batch=batch,
-        n_trained=len(trained),
+        n_trained=len(training),
     )
     world.same_(list(context.tensors.values()))
     return context
+
+
+def _divided(lesson: Lesson, settings: Settings, unit: int | None) -> tuple[Samples, Samples]:
+    """Samples to train on, and samples to judge by."""
+    given = Samples.of(lesson.data)
+    share = min(settings.held_out, MOST_HELD_OUT / max(1, len(given)))
+    trained, judged = held_out(len(given), share, unit or 1, LEAST_HELD_OUT)
+    judging = given.take(judged)
+    if lesson.teacher is not None and lesson.data.labels is None:
+        kinds = tuple(name for name in settings.augment if name != "mix")  # of mixtures nobody asks what they are
+        judging = pooled(judging, replace(settings, augment=kinds), POOLED_HELD_OUT)
+    return given.take(trained), judging
 
 
 def lay_out(executor: Executor) -> None:
@@ -156,7 +161,7 @@ def _check(lesson: Lesson, settings: Settings, world: World) -> None:
     if settings.augment and not has_images(lesson.data):
         raise RecipeError("there are no images to augment", where="augment", because="no input of shape (N, C, H, W)")
     unit = fixed_batch(lesson.student)
-    if world.size > 1 and settings.batch_norm == "batch" and unit is not None:
+    if world.size > 1 and settings.batch_norm != "frozen" and unit is not None:
         raise RecipeError(
             "processes do not share the statistics of a batch where the model fixes its size",
             where='batch_norm = "batch"',
@@ -235,26 +240,22 @@ def _feeder(samples: Samples, teacher: Teacher | None, settings: Settings, world
     fresh = bool(settings.augment) and not settings.pool
     if teacher is None or fresh:
         return Feeder(samples, settings, world, batch, teacher, is_augmented=fresh, unit=unit)
-    pool = pooled(samples, settings, settings.pool)
-    is_worth_it = _is_worth_asking(pool, teacher, settings, unit)
-    answers = Answers(teacher.answers(pool, unit or EVALUATION_BATCH)) if is_worth_it else None
-    return Feeder(pool, settings, world, batch, teacher, answers, unit=unit)
+    feeder = Feeder(pooled(samples, settings, settings.pool), settings, world, batch, teacher, unit=unit)
+    return replace(feeder, asked=_asked(feeder, teacher)) if _fit(feeder.samples, teacher, unit) else feeder
 
 
-def _is_worth_asking(samples: Samples, teacher: Teacher, settings: Settings, unit: int | None) -> bool:
-    """Whether all answers fit into memory, and will be wanted more than once or cost little of the time."""
-    started = time.perf_counter()
-    few = next(samples.parts(unit or EVALUATION_BATCH))
+def _asked(feeder: Feeder, teacher: Teacher) -> Asked:
+    order, unit = feeder.order(0), feeder.unit or 1
+    block = max(1, order.size // feeder.world.size // unit) * unit
+    return Asked(teacher, feeder.samples, order.epoch(0), block)
+
+
+def _fit(samples: Samples, teacher: Teacher, unit: int | None) -> bool:
+    """Whether the teacher's answers for all samples fit into memory."""
+    few = next(samples.parts(unit or PROBED))
     answers = teacher.targets(few.inputs)
-    seconds = (time.perf_counter() - started) * len(samples) / len(few)
     size = sum(value.numel() * value.element_size() for value in answers.values()) * len(samples) / len(few)
-    limit = settings.length().seconds
-    if size > CACHE_BYTES:
-        return False
-    if limit is not None:
-        return seconds < CACHE_SHARE * limit
-    epochs = (settings.length().steps(max(1, len(samples) // settings.batch)) or 1) * settings.batch / len(samples)
-    return epochs > 1
+    return size <= CACHE_BYTES
 
 
 def _fingerprint(lesson: Lesson, settings: Settings) -> str:

@@ -26,6 +26,7 @@ TYPES: Mapping[str, tuple[str, tuple[type, ...]]] = {
     "bool": ("true or false", (bool,)),
     "tuple[str, ...]": ("a list of texts", (list, tuple)),
     "tuple[float, ...]": ("a list of numbers", (list, tuple)),
+    "tuple[Mapping[str, Any], ...]": ("a list of tables", (list, tuple)),
     "Mapping[str, Any]": ("a table", (dict,)),
     "Mapping[str, int]": ("a table of whole numbers", (dict,)),
 }
@@ -121,6 +122,8 @@ def _holds(annotation: str, value: Any) -> bool:
         return all(isinstance(item, str) for item in value)
     if annotation == "tuple[float, ...]":
         return all(isinstance(item, int | float) and not isinstance(item, bool) for item in value)
+    if annotation == "tuple[Mapping[str, Any], ...]":
+        return all(isinstance(item, Mapping) for item in value)
     if annotation == "Mapping[str, int]":
         return all(type(item) is int for item in value.values())
     return True

@@ -127,9 +127,10 @@ class Order:
     def index(self, step: int) -> torch.Tensor:
         """Samples of a step, int64 of shape (size,)."""
         epoch, place = divmod(step, self.steps_per_epoch)
-        return self._epoch(epoch)[place * self.size : (place + 1) * self.size]
+        return self.epoch(epoch)[place * self.size : (place + 1) * self.size]
 
-    def _epoch(self, epoch: int) -> torch.Tensor:
+    def epoch(self, epoch: int) -> torch.Tensor:
+        """All samples, in the order of an epoch, int64 of shape (samples,)."""
         return streams.order(self.n_samples, self.seed, self.cycle, epoch)
 
 

@@ -15,7 +15,8 @@ OPTIMIZERS = ("sgd", "adamw")
 SCHEDULES = ("constant", "linear", "cosine", "steps")
 LOGIT_LOSSES = ("kl", "mse")
 OTHER_LOSSES = ("mse", "l1")
-BATCH_NORM = ("frozen", "batch")
+BATCH_NORM = ("frozen", "batch", "settling")
+PRECISIONS = ("float32", "bfloat16", "auto")
 AUGMENTATIONS = ("shift", "flip", "mix")
 TEACHERS = ("original", "none")
 DEVICES = ("cpu", "cuda")
@@ -68,7 +69,9 @@ class Settings:
     pool : int
         Samples that augmented copies bring the training set up to; the teacher sees each once.  0 draws anew in every step.
     batch_norm : str
-        ``frozen`` uses the stored statistics; ``batch`` those of every batch, and tracks them.
+        ``frozen`` uses the stored statistics; ``batch`` those of every batch, and tracks them; ``settling`` those of every
+        batch in the first half of a training phase and the stored ones in the second, where weights fit themselves to what is
+        computed in the end (as Krishnamoorthi does before quantization, arXiv 1806.08342).
     reestimate : bool
         Measure the statistics anew at the end.
     ema : float
@@ -84,6 +87,10 @@ class Settings:
     threads : int
         Of the processor, 0 for all.
     device : str
+    precision : str
+        Of the arithmetic in training, by autocast: ``float32``, ``bfloat16``, or ``auto``, which is bfloat16 where the device
+        has instructions for it and a batch's loss is nearly the same in it.  Weights, moments and losses are float32 in any
+        case, and so is what decides which model is the best.
     """
 
     method: str = "distillation"
@@ -117,6 +124,7 @@ class Settings:
     patience: int = 0
     threads: int = 0
     device: str = "cpu"
+    precision: str = "float32"
     seed: int = 0
     options: Mapping[str, Any] = field(default_factory=dict)
     """Of the method itself."""
@@ -139,6 +147,7 @@ CHOICES: Mapping[str, tuple[str, ...]] = {
     "batch_norm": BATCH_NORM,
     "teacher": TEACHERS,
     "device": DEVICES,
+    "precision": PRECISIONS,
 }
 SHARES = ("warm_up", "swa", "held_out", "label_weight", "label_smoothing", "ema", "momentum")
 POSITIVE = ("batch", "learning_rate", "temperature", "evaluations", "features")

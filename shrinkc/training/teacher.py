@@ -73,6 +73,50 @@ class Answers:
         return {name: value[index] for name, value in self.values.items()}
 
 
+@dataclass(eq=False)
+class Asked:
+    """Answers for samples that come again: a teacher is asked when one is first wanted, and never twice.
+
+    It is asked in blocks that do not depend on what is wanted when, so that a run that was taken up again is told the same,
+    bit by bit.  Blocks in the order of the first epoch are the batches of that epoch: nothing is asked too early.
+
+    Attributes
+    ----------
+    teacher : Teacher
+    samples : Samples
+    order : int64 tensor of shape (samples,)
+        The samples, block after block.
+    block : int
+        Samples.
+    """
+
+    teacher: Teacher
+    samples: Samples
+    order: torch.Tensor
+    block: int
+    _values: Tensors = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._block_of = torch.empty_like(self.order)
+        self._block_of[self.order] = torch.arange(len(self.order)) // self.block
+        self._is_known = torch.zeros(-(-len(self.order) // self.block), dtype=torch.bool)
+
+    def at(self, index: torch.Tensor) -> Tensors:
+        """Targets for the samples at ``index``."""
+        wanted = torch.unique(self._block_of[index])
+        for number in wanted[~self._is_known[wanted]].tolist():
+            self._ask(number)
+        return {name: value[index] for name, value in self._values.items()}
+
+    def _ask(self, number: int) -> None:
+        index = self.order[number * self.block : (number + 1) * self.block]
+        for name, value in self.teacher.targets(self.samples.take(index).inputs).items():
+            if name not in self._values:
+                self._values[name] = value.new_empty((len(self.order), *value.shape[1:]))
+            self._values[name][index] = value
+        self._is_known[number] = True
+
+
 def by_runtime(model: ir.Model, runtime: RuntimeAdapter, inside: Sequence[str], threads: int) -> Forward:
     """Values that a runtime computes: outputs and, besides, those named."""
     session = runtime.load(shrinkc_ir.loadable(with_outputs(model, inside)), RunConfig(threads=threads))

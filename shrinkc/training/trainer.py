@@ -13,7 +13,8 @@ from typing import Any
 
 import torch
 
-from shrinkc.errors import TrainingError
+from shrinkc.errors import DivergedError, TrainingError
+from shrinkc.training.autocasting import autocast
 from shrinkc.training.budget import Budget
 from shrinkc.training.checkpoint import Checkpoint, named, under
 from shrinkc.training.context import Context
@@ -28,6 +29,9 @@ Say = Callable[[float, str], None]
 """Told the share that is done and a few words."""
 
 LEAST_STEPS_OF_A_TIME = 2
+
+SETTLED = 0.5
+"""Share of a phase after which statistics that settle do not change any more."""
 
 
 @dataclass
@@ -179,10 +183,11 @@ class Trainer:
 
     def _backward(self, batch: Batch) -> torch.Tensor:
         context = self.context
-        context.executor.train(context.settings.batch_norm == "batch")
+        context.executor.train(self._normalises_by_batch())
         total = torch.zeros((), dtype=torch.float32, device=context.settings.device)
         for part in batch.parts(context.feeder.unit):
-            values = context.executor(part.inputs, weights=self._effective(), also=context.objective.inside)
+            with autocast(context.settings):
+                values = context.executor(part.inputs, weights=self._effective(), also=context.objective.inside)
             loss = context.objective(values, part)
             for plugin in self.plugins:
                 term = plugin.loss(context, values, part)
@@ -191,6 +196,10 @@ class Trainer:
             loss.backward()  # type: ignore[no-untyped-call]
             total += loss.detach()
         return total
+
+    def _normalises_by_batch(self) -> bool:
+        mode, step = self.context.settings.batch_norm, self.context.step
+        return mode == "batch" or (mode == "settling" and step < SETTLED * self._clock.steps(step))
 
     def _effective(self) -> dict[str, torch.Tensor] | None:
         """Weights other than those that are trained, None if they are the same."""
@@ -209,7 +218,7 @@ class Trainer:
         # Only what all processes know alike may decide when to end.
         self._clock.elapsed = float(facts[1])
         if not math.isfinite(float(facts[0])):
-            raise TrainingError(
+            raise DivergedError(
                 "the loss is not finite",
                 where=f"step {context.step}",
                 because=f"loss {float(facts[0])}",

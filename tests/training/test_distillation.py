@@ -132,7 +132,7 @@ def test_cached_answers_are_those_the_teacher_gives(tmp_path: Path) -> None:
         lesson(loaded(mlp(seed=1), tmp_path), blobs(64), loaded(mlp(seed=2), tmp_path)), budget="100steps", held_out=0.0
     )
     batch = made.feeder.at(0, 3)
-    assert made.feeder.answers is not None
+    assert made.feeder.asked is not None
     assert made.feeder.teacher is not None
     asked = made.feeder.teacher.targets(batch.inputs)
     np.testing.assert_allclose(batch.targets["gemm2"], asked["gemm2"], atol=1e-5)

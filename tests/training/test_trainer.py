@@ -244,6 +244,19 @@ def test_statistics_measured_anew_are_the_moments_of_what_is_read(tmp_path: Path
     torch.testing.assert_close(made.tensors[first.variance], value.var((0, 2, 3), unbiased=False), atol=1e-5, rtol=1e-4)
 
 
+def test_statistics_that_settle_follow_the_batch_in_the_first_half_of_every_phase(tmp_path: Path) -> None:
+    follows: list[bool] = []
+
+    class Watcher(Plugin):
+        def loss(self, context: Context, values: object, batch: object) -> None:
+            follows.append(context.executor.training)
+
+    made = context(lesson(loaded(convnet(), tmp_path), pictures(), loaded(convnet(1), tmp_path)), batch_norm="settling")
+    for _ in range(2):
+        Train(Budget(6, "steps"), Constant(0.01), [Watcher()], keeps_best=False).run(made)
+    assert follows == 2 * [True, True, True, False, False, False]
+
+
 def test_plugins_are_called_in_the_promised_order(tmp_path: Path) -> None:
     calls: list[str] = []
 
@@ -308,6 +321,7 @@ def test_a_model_of_a_fixed_batch_takes_larger_steps_in_parts(tmp_path: Path) ->
 METHODS = [
     ("distillation", {}, {"ema": 0.9}),
     ("distillation", {}, {"swa": 0.5, "optimizer": "adamw"}),
+    ("distillation", {"share": 0.25, "tried": ({"learning_rate": 0.1}, {"batch_norm": "frozen"})}, {}),
     ("iterative-magnitude", {"levels": 2, "retraining": "weights", "rewind_step": 3}, {}),
     ("gradual-magnitude", {"sparsity": 0.7, "every": 3}, {"optimizer": "adamw"}),
     ("lrpet", {"every": 3, "start": "fresh", "choice": "searched", "trials": 3}, {}),

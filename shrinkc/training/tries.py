@@ -1,0 +1,117 @@
+"""Settings that are found by trying: the boldest first, each for a short while, until one brings the model further.
+
+How far a cut model is from its original decides what helps it.  One that lost much needs large steps and statistics that
+follow the batch; one that lost little is only spoiled by them.  Of those that do not spoil it the boldest is taken, not the one
+that is furthest after so short a while: small steps pay at once, large ones in the end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from shrinkc.errors import DivergedError, TrainingError
+from shrinkc.training.budget import Budget
+from shrinkc.training.context import Context
+from shrinkc.training.interfaces import Phase
+from shrinkc.training.phases import Remember, Train, schedule_of
+from shrinkc.training.settings import Settings
+
+START = "start of the tries"
+"""Snapshot that every try begins with."""
+
+PHASE = "try"
+
+PROGRESS = 0.95
+"""Share of the loss at the start below which a try has brought the model further; a little less may be chance."""
+
+
+@dataclass(frozen=True, eq=False)
+class Try:
+    """Train with some settings for a while, unless an earlier try did well; what did well is left in the model.
+
+    Attributes
+    ----------
+    settings : Settings
+    budget : Budget
+    """
+
+    settings: Settings
+    budget: Budget
+
+    def run(self, context: Context) -> None:
+        """See :class:`shrinkc.training.interfaces.Phase`."""
+        if _has_succeeded(context):
+            return
+        if context.pending is None:
+            context.put(context.snapshots[START])
+        found = self._trained(context)
+        context.cycle = 0  # what comes next sees the same batches
+        told = {"learning_rate": self.settings.learning_rate, "batch_norm": self.settings.batch_norm}
+        context.records.append({"phase": PHASE, **told, **found})
+
+    def _trained(self, context: Context) -> dict[str, Any]:
+        """Losses on the held-out samples, None where it diverged."""
+        own, context.settings = context.settings, replace(self.settings, evaluations=1)
+        try:
+            Train(self.budget, schedule_of(self.settings)).run(context)
+        except DivergedError:
+            return {"before": None, "after": None}
+        finally:
+            context.settings = own
+        record = context.records.pop()
+        return {when: record[when]["loss"] for when in ("before", "after")}
+
+
+@dataclass(frozen=True, eq=False)
+class TrainChosen:
+    """Train on with the settings that did well; with the last ones if none did.
+
+    Attributes
+    ----------
+    candidates : sequence of Settings
+        In the order in which they were tried.
+    rests : sequence of Budget
+        What is left after so many tries, one and more.
+    """
+
+    candidates: Sequence[Settings]
+    rests: Sequence[Budget]
+
+    def run(self, context: Context) -> None:
+        """See :class:`shrinkc.training.interfaces.Phase`.
+
+        Raises
+        ------
+        TrainingError
+            The loss was not finite with any of them.
+        """
+        found = _tries(context)
+        if all(record["after"] is None for record in found):
+            raise TrainingError(
+                "the loss is not finite", where=f"{len(found)} learning rates tried", hint="lower rates, or a bound (clip)"
+            )
+        context.settings = self.candidates[len(found) - 1]
+        if context.pending is None and not _has_succeeded(context):
+            context.put(context.snapshots[START])
+        Train(self.rests[len(found) - 1], schedule_of(context.settings)).run(context)
+
+
+def phases_of(candidates: Sequence[Settings], share: float, context: Context) -> Sequence[Phase]:
+    """Phases that try candidates, boldest first, for a share of the budget each, and train on with the one that did well."""
+    per_epoch, rest = context.feeder.order(0).steps_per_epoch, context.settings.length()
+    tries, rests = [], []
+    for number, candidate in enumerate(candidates):
+        part, rest = rest.split(share / (1 - number * share), per_epoch)
+        tries.append(Try(candidate, part))
+        rests.append(rest)
+    return [Remember(START), *tries, TrainChosen(candidates, rests)]
+
+
+def _tries(context: Context) -> list[dict[str, Any]]:
+    return [record for record in context.records if record["phase"] == PHASE]
+
+
+def _has_succeeded(context: Context) -> bool:
+    return any(record["after"] is not None and record["after"] < PROGRESS * record["before"] for record in _tries(context))
