@@ -1,6 +1,7 @@
 """Torch-Pruning's side of the recovery benchmark: cut by L2 over all layers, then ordinary fine-tuning on labels.
 
-SGD with Nesterov momentum, cosine schedule over the CPU time allowed, images shifted and flipped; one thread.
+SGD with Nesterov momentum, cosine schedule over the CPU time allowed, images shifted and flipped; one thread; channels last,
+which makes a third more steps of the same time.
 """
 
 from __future__ import annotations
@@ -26,14 +27,15 @@ def tuned(network: nn.Module, images: torch.Tensor, labels: torch.Tensor, second
     """Train in place for so much CPU time; returns the steps it took."""
     random = torch.Generator().manual_seed(seed)
     optimizer = torch.optim.SGD(network.parameters(), LEARNING_RATE, momentum=0.9, nesterov=True, weight_decay=5e-4)
-    network.train()
+    network.train().to(memory_format=torch.channels_last)
     started, steps = time.process_time(), 0
     while (spent := (time.process_time() - started) / seconds) < 1:
         for group in optimizer.param_groups:
             group["lr"] = LEARNING_RATE * 0.5 * (1 + math.cos(math.pi * spent))
         batch = torch.randint(len(images), (BATCH,), generator=random)
         optimizer.zero_grad()
-        nn.functional.cross_entropy(network(varied(images[batch], random)), labels[batch]).backward()
+        given = varied(images[batch], random).contiguous(memory_format=torch.channels_last)
+        nn.functional.cross_entropy(network(given), labels[batch]).backward()
         optimizer.step()
         steps += 1
     return steps
