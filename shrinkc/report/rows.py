@@ -128,8 +128,9 @@ def _recovery_remark(recovery: Recovery) -> str:
             changes.append(f"{name} from {before:.2%} to {after:.2%}")
     shared = f" by {recovery.processes} processes" if recovery.processes > 1 else ""
     how = f"rate {recovery.settings['learning_rate']:g}, {recovery.settings['precision']}"
+    where = f"{recovery.samples} samples{made_up}"
     return (
-        f"Recovery: {recovery.steps} steps ({how}) in {seconds(recovery.seconds)}{shared} on {recovery.samples} samples{made_up}; "
+        f"Recovery: {recovery.steps} steps ({how}) in {seconds(recovery.seconds)}{shared} on {where}; "
         f"on {judged}: {', '.join(changes)}; {recovery.stopped}."
     )
 
