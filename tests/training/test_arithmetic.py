@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 import torch
+from torch.nn import functional as F
 from training.lessons import blobs, context, convnet, lesson, loaded, mlp, pictures, settings
 
 from shrinkc.log import Silent
-from shrinkc.training import autocasting
+from shrinkc.training import autocasting, distributed
 from shrinkc.training.context import Context
 from shrinkc.training.executor import Executor
 from shrinkc.training.running import trained
@@ -77,3 +78,16 @@ def test_probing_leaves_weights_statistics_and_gradients_as_they_were(tmp_path: 
     probed, plain = far_apart(tmp_path, precision="auto"), far_apart(tmp_path)
     assert all(torch.equal(probed.tensors[name], plain.tensors[name]) for name in plain.tensors)
     assert all(parameter.grad is None for parameter in probed.executor.parameters())
+
+
+def test_moments_over_processes_are_summed_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(distributed, "_summed", lambda tensor: tensor)
+    x = (300 + torch.randn(64, 3, 9, 9, generator=torch.Generator().manual_seed(0))).to(torch.bfloat16)
+    held = [torch.zeros(3), torch.ones(3)]
+    expected = [tensor.clone() for tensor in held]
+    found = distributed.batch_norm(x, *held, torch.ones(3), torch.zeros(3), 0.1, 1e-5)
+    by_torch = F.batch_norm(x.float(), *expected, torch.ones(3), torch.zeros(3), training=True)
+    assert found.dtype == torch.bfloat16
+    torch.testing.assert_close(found.float(), by_torch, atol=0.02, rtol=0.01)
+    for own, other in zip(held, expected, strict=True):
+        torch.testing.assert_close(own, other, rtol=1e-4, atol=1e-4)
