@@ -66,7 +66,7 @@ class Try:
 
 @dataclass(frozen=True, eq=False)
 class TrainChosen:
-    """Train on with the settings that did well; with the last ones if none did.
+    """Train on with the settings that did well; with the last ones that did not diverge if none did.
 
     Attributes
     ----------
@@ -88,11 +88,12 @@ class TrainChosen:
             The loss was not finite with any of them.
         """
         found = _tries(context)
-        if all(record["after"] is None for record in found):
+        finite = [number for number, record in enumerate(found) if record["after"] is not None]
+        if not finite:
             raise TrainingError(
                 "the loss is not finite", where=f"{len(found)} learning rates tried", hint="lower rates, or a bound (clip)"
             )
-        context.settings = self.candidates[len(found) - 1]
+        context.settings = self.candidates[finite[-1]]
         if context.pending is None and not _has_succeeded(context):
             context.put(context.snapshots[START])
         Train(self.rests[len(found) - 1], schedule_of(context.settings)).run(context)

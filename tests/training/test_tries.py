@@ -86,6 +86,13 @@ def test_a_try_that_diverges_is_passed_over(tmp_path: Path) -> None:
     assert found.error is None
 
 
+def test_the_last_one_is_not_taken_if_it_diverges(tmp_path: Path) -> None:
+    found = done(tmp_path, SLOW, DIVERGING)
+    assert found.context.settings.learning_rate == SLOW["learning_rate"]
+    assert found.error is None
+    assert found.after.loss <= found.before.loss
+
+
 def test_the_model_stays_what_it_was_where_every_try_diverges(tmp_path: Path) -> None:
     found = done(tmp_path, DIVERGING, DIVERGING)
     assert isinstance(found.error, TrainingError)
