@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import fnmatch
 import math
 from collections.abc import Mapping, Sequence
@@ -57,6 +58,8 @@ class Candidate:
     sizes: Sizes
     step: int
     basis_of: BasisOf = field(repr=False)
+    limit: int | None = field(default=None, kw_only=True)
+    """No larger rank is looked at, where one is known to gain nothing."""
 
     @property
     def name(self) -> str:
@@ -127,10 +130,22 @@ class Candidate:
         """Cost at a rank, of all or of so many of its channels."""
         return self._alone.work(self.site, self.sizes, rank, inputs or self.site.inputs, outputs or self.site.outputs)
 
+    def inner_widths(self, rank: int) -> tuple[int, ...]:
+        """Channels between the stages of the chain at a rank."""
+        return self._alone.inner_widths(self.site, rank)
+
     @cached_property
     def largest_rank(self) -> int:
         """Largest multiple of the step that costs less than the whole layer, in both respects; 0 if none does."""
-        return max((rank for rank in range(self.step, self.full_rank + 1, self.step) if self.pays(rank)), default=0)
+        most = self.full_rank if self.limit is None else min(self.limit, self.full_rank)
+        return max((rank for rank in range(self.step, most + 1, self.step) if self.pays(rank)), default=0)
+
+    def up_to(self, rank: int) -> Candidate:
+        """The same candidate, decomposed already if this one is, with no larger rank."""
+        other = copy.copy(self)
+        object.__setattr__(other, "limit", rank)
+        other.__dict__.pop("largest_rank", None)
+        return other
 
     def pays(self, rank: int, inputs: int | None = None, outputs: int | None = None) -> bool:
         """Whether a rank is below the break-even point."""

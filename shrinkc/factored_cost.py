@@ -14,6 +14,7 @@ from shrinkc.analysis.groups import Analysis, BoolArray
 from shrinkc.analysis.labels import Labels
 from shrinkc.evidence.gathering import channel_classes
 from shrinkc.factorable import Candidate, is_recurrent
+from shrinkc.factored_latency import FactoredTimes
 
 NODE_BYTES, NAMES_PER_NODE = 160, 6
 """Bytes of the file that another node takes, and how often a layer's name appears in it; rather more than it does."""
@@ -40,10 +41,19 @@ class FactoredCost:
     analysis : Analysis
     cost : CostModel
     candidates : mapping of layer name to Candidate
+    times : FactoredTimes or None
+        Of these layers; without them no rank is known to save time, nor any not to.
     """
 
-    def __init__(self, analysis: Analysis, cost: CostModel, candidates: Mapping[str, Candidate]) -> None:
-        self._cost, self._candidates = cost, candidates
+    def __init__(
+        self,
+        analysis: Analysis,
+        cost: CostModel,
+        candidates: Mapping[str, Candidate],
+        times: FactoredTimes | None = None,
+    ) -> None:
+        self._cost, self._candidates, self._times = cost, candidates, times
+        self._gains: dict[tuple[str, int, int | None, int | None], Cost | None] = {}
         self._channels = {
             name: _Channels(channel_classes(analysis, candidate.site), _output_classes(analysis, candidate))
             for name, candidate in candidates.items()
@@ -57,20 +67,44 @@ class FactoredCost:
         """Cost of keeping some classes with some layers factorised."""
         base = self._cost.of(is_kept)
         changes = [self.change(name, rank, *self.widths(name, is_kept)) for name, rank in ranks.items()]
-        return Cost(
-            *(
-                getattr(base, name) + sum(getattr(change, name) for change in changes)
-                for name in ("macs", "parameters", "size_bytes")
-            )
+        macs, parameters, size = (
+            getattr(base, name) + sum(getattr(change, name) for change in changes)
+            for name in ("macs", "parameters", "size_bytes")
         )
+        saved = sum(change.latency_s or 0.0 for change in changes)
+        return Cost(macs, parameters, size, None if base.latency_s is None else base.latency_s + saved)
 
     def change(self, name: str, rank: int, inputs: int | None, outputs: int | None) -> Cost:
-        """Difference that factorising one layer makes, mostly negative."""
+        """Difference that factorising one layer makes, mostly negative; of time too where that is predicted."""
         candidate = self._candidates[name]
         before, after = candidate.dense(inputs, outputs), candidate.work(rank, inputs, outputs)
         elements = after.parameters - before.parameters
         extra = NODE_BYTES + NAMES_PER_NODE * len(name)
-        return Cost(after.macs - before.macs, elements, elements * _item_bytes(candidate) + extra)
+        seconds = self._seconds_more(candidate, rank, inputs, outputs)
+        return Cost(after.macs - before.macs, elements, elements * _item_bytes(candidate) + extra, seconds)
+
+    def _seconds_more(self, candidate: Candidate, rank: int, inputs: int | None, outputs: int | None) -> float | None:
+        if self._times is None:
+            return None
+        return self._times.factored(candidate, rank, inputs, outputs) - self._times.whole(candidate, inputs, outputs)
+
+    def gain(self, name: str, rank: int, inputs: int | None, outputs: int | None) -> Cost | None:
+        """The same difference where a layer is better off factorised: it costs less and, where time is predicted, takes less.
+
+        None where it had better stay whole.
+        """
+        key = (name, rank, inputs, outputs)
+        if key not in self._gains:
+            self._gains[key] = self._gain(*key)
+        return self._gains[key]
+
+    def _gain(self, name: str, rank: int, inputs: int | None, outputs: int | None) -> Cost | None:
+        candidate = self._candidates[name]
+        if not candidate.pays(rank, inputs, outputs):
+            return None
+        change = self.change(name, rank, inputs, outputs)
+        is_slower = candidate.form.saves_time and change.latency_s is not None and change.latency_s >= 0
+        return None if is_slower else change
 
 
 def _item_bytes(candidate: Candidate) -> int:

@@ -223,8 +223,22 @@ class PairCandidate(Candidate):
     def work(self, rank: int, inputs: int | None = None, outputs: int | None = None) -> Work:
         """Cost with so many dims in every head."""
         parts = [self._of(side, rank) for pair in self.pairs for side in (pair.left, pair.right)]
-        products = sum(math.prod(self._product(pair)) * rank for pair in self.pairs)
-        return Work(products + sum(part.macs for part in parts), sum(part.parameters for part in parts))
+        return Work(self.product_macs(rank) + sum(part.macs for part in parts), sum(part.parameters for part in parts))
+
+    def product_macs(self, rank: int) -> int:
+        """Multiply-accumulates of the products in which the layers meet."""
+        return sum(math.prod(self._product(pair)) * rank for pair in self.pairs)
+
+    def layers_at(self, rank: int) -> list[tuple[Site, tuple[int, int]]]:
+        """Every layer, and how many channels it reads and gives with so many dims in every head."""
+        widths = {name: [own.inputs, own.outputs] for name, own in self._sites.items()}
+        for side in (side for pair in self.pairs for side in (pair.left, pair.right)):
+            widths[side.site.name][0 if side.reads else 1] -= side.places[..., rank:].size
+        return [(self._sites[name], (inputs, outputs)) for name, (inputs, outputs) in widths.items()]
+
+    @cached_property
+    def _sites(self) -> dict[str, Site]:
+        return {side.site.name: side.site for pair in self.pairs for side in (pair.left, pair.right)}
 
     def _product(self, pair: HeadPair) -> tuple[int, ...]:
         """Shape of what is multiplied or made by as many numbers as a head has dims."""

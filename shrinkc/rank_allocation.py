@@ -21,6 +21,7 @@ from shrinkc.budget import Budget
 from shrinkc.errors import BudgetError
 from shrinkc.factorable import Candidate, Whole
 from shrinkc.factored_cost import FactoredCost
+from shrinkc.factored_latency import FactoredTimes
 from shrinkc.plan import Rank
 
 
@@ -50,6 +51,8 @@ class RankAllocating:
         Error of the model's outputs per error of the layer's; layers that are not named count 1.
     quantities : sequence of str
         What the budget is of.
+    times : FactoredTimes or None
+        Of the layers; with them no layer gets a rank at which it is predicted to take no less time.
     """
 
     def __init__(
@@ -62,10 +65,11 @@ class RankAllocating:
         channels: Allocating | None = None,
         sensitivity: Mapping[str, float] | None = None,
         quantities: Sequence[str] = ("macs",),
+        times: FactoredTimes | None = None,
     ) -> None:
         self._analysis, self._allocator, self._channels, self._dense = analysis, allocator, channels, cost.dense()
         self._candidates = {candidate.name: candidate for candidate in candidates}
-        self._cost = FactoredCost(analysis, cost, self._candidates)
+        self._cost = FactoredCost(analysis, cost, self._candidates, times)
         self._curves = {
             name: allocation_errors(candidate) * (sensitivity or {}).get(name, 1.0)
             for name, candidate in self._candidates.items()
@@ -102,7 +106,7 @@ class RankAllocating:
         ranks = {}
         for name, candidate in self._candidates.items():
             rank = rounded(candidate, widths[name])
-            if rank and candidate.pays(rank, *self._cost.widths(name, is_kept)):
+            if rank and self._cost.gain(name, rank, *self._cost.widths(name, is_kept)) is not None:
                 ranks[name] = rank
         steps = tuple(Rank(name, self._candidates[name].form.name, rank) for name, rank in ranks.items())
         return RankAllocation(keep, steps, self._cost.of(is_kept, ranks), pressure)
@@ -183,7 +187,6 @@ class _Prices:
         self._dense = [max(1.0, counter.of(self._named)) for counter in self._counters]
         self._base = list(self._dense)
         self._channel_counts: dict[str, tuple[int | None, int | None]] = {}
-        self._changes: dict[tuple[str, int], list[float]] = {}
 
     def price(self, widths: Mapping[str, float]) -> float:
         """Share that is left under widths of groups and ranks of layers; what is not named is whole."""
@@ -214,8 +217,10 @@ class _Prices:
         """What factorising saves at the widths of now; never a loss, as the layer would stay whole."""
         if name not in self._channel_counts:
             self._channel_counts[name] = self._factored.widths(name, self._is_kept)
-        change = self._factored.change(name, rank, *self._channel_counts[name])
-        return [min(0.0, float(getattr(change, quantity))) for quantity in self._quantities]
+        gain = self._factored.gain(name, rank, *self._channel_counts[name])
+        if gain is None:
+            return [0.0] * len(self._quantities)
+        return [min(0.0, float(getattr(gain, quantity) or 0.0)) for quantity in self._quantities]
 
 
 def best_forms(candidates: Sequence[Candidate], share: float) -> tuple[Candidate, ...]:

@@ -220,13 +220,6 @@ def _check_method(recipe: Recipe) -> None:
         raise RecipeError(
             "a ratio is one of channels; ranks need a budget", where=f"--method {recipe.method}", hint="give --macs or --params"
         )
-    if recipe.latency_budget() is not None:
-        raise RecipeError(
-            "a budget of time is met by removing channels",
-            where=f"--method {recipe.method}",
-            because="nothing predicts how long factors take before they are built",
-            hint="give --macs or --params; layers that gain no time stay whole all the same",
-        )
     if isinstance(registry.built("allocators", recipe.allocator), Prescription):
         raise RecipeError("the allocator prescribes widths of channels", where=f"--allocator {recipe.allocator}")
     registry.built("factorizations", recipe.factorization)
