@@ -15,6 +15,7 @@ from shrinkc.report.model import FactorRow
 SLOWER = "measured, it takes no less time than the layer whole"
 UNSETTLED = "measured again and again, what it gains is within the noise"
 UNNEEDED = "the budget is met without it"
+TAKEN = "its layers lose less factorised each by itself"
 
 
 def why_refused(seen: LayerTimes | None) -> str:
@@ -47,8 +48,9 @@ def report_rows(
     steps = {step.layer: step for step in ranks}
     candidates = {(candidate.name, candidate.form.name): candidate for candidate in found.candidates}
     table = []
-    for name in dict.fromkeys(candidate.name for candidate in found.candidates):
-        step, reason = (steps[name], "") if name in steps else refused.get(name, (None, UNNEEDED))
+    changed_by = {layer: step for step in ranks for layer in candidates[(step.layer, step.form)].layers}
+    for name, layers in {candidate.name: candidate.layers for candidate in found.candidates}.items():
+        step, reason = (steps[name], "") if name in steps else refused.get(name, (None, _why_not(name, layers, changed_by)))
         if step is None:
             table.append(FactorRow(name, reason=reason))
             continue
@@ -56,6 +58,13 @@ def report_rows(
         seen = None if times is None else times.known.get((name, step.form, step.rank))
         table.append(_row(candidate, step, built, seen, predicted, reason))
     return (*table, *(FactorRow(whole.layer, reason=whole.reason) for whole in found.whole))
+
+
+def _why_not(name: str, layers: Sequence[str], changed_by: Mapping[str, Rank]) -> str:
+    """Why a layer that nobody refused has no rank of its own."""
+    if name in changed_by:
+        return f"it is part of {changed_by[name].layer}, which is factorised as {changed_by[name].form}"
+    return TAKEN if any(layer in changed_by for layer in layers) else UNNEEDED
 
 
 def _row(

@@ -61,25 +61,23 @@ class FactoredTimes:
         self._whole: dict[str, Piece] = {}
         self._known: dict[tuple[Piece, Widths], float] = {}
 
-    def whole(self, candidate: Candidate, inputs: int | None = None, outputs: int | None = None) -> float:
-        """Seconds of a layer as it is, of all or of so many of its channels; those of a pair's layers and product."""
+    def whole(self, candidate: Candidate, *kept: int | None) -> float:
+        """Seconds of a layer as it is, with all or so many of its channels; those of a pair's layers and product."""
         if isinstance(candidate, PairCandidate):
-            return self._of_pair(candidate, candidate.full_rank)
-        site = candidate.site
-        return self._seconds(self._piece(site), (inputs or site.inputs, outputs or site.outputs))
+            return self._of_pair(candidate, candidate.full_rank, kept)
+        return self._seconds(self._piece(candidate.site), _ends(candidate, kept))
 
-    def factored(self, candidate: Candidate, rank: int, inputs: int | None = None, outputs: int | None = None) -> float:
+    def factored(self, candidate: Candidate, rank: int, *kept: int | None) -> float:
         """Seconds of what takes its place at a rank."""
         if isinstance(candidate, PairCandidate):
-            return self._of_pair(candidate, rank)
-        site = candidate.site
-        widths = (inputs or site.inputs, *candidate.inner_widths(rank), outputs or site.outputs)
-        pairs = itertools.pairwise(widths)
+            return self._of_pair(candidate, rank, kept)
+        inputs, outputs = _ends(candidate, kept)
+        pairs = itertools.pairwise((inputs, *candidate.inner_widths(rank), outputs))
         return sum(self._seconds(piece, own) for piece, own in zip(self._pieces(candidate), pairs, strict=True))
 
-    def _of_pair(self, candidate: PairCandidate, rank: int) -> float:
-        layers = candidate.layers_at(rank)
-        products = self._factor * self._times.rates.per_mac * candidate.product_macs(rank)
+    def _of_pair(self, candidate: PairCandidate, rank: int, kept: tuple[int | None, ...]) -> float:
+        layers = candidate.layers_at(rank, *kept)
+        products = self._factor * self._times.rates.per_mac * candidate.product_macs(rank, *kept)
         return products + sum(self._seconds(self._piece(site), widths) for site, widths in layers)
 
     def _piece(self, site: Site) -> Piece:
@@ -104,6 +102,12 @@ class FactoredTimes:
         if piece.moves:
             return self._times.rates.per_byte * FLOAT_BYTES * piece.rows * widths[1]
         return self._times.rates.per_mac * piece.rows * widths[0] * widths[1]
+
+
+def _ends(candidate: Candidate, kept: tuple[int | None, ...]) -> tuple[int, int]:
+    """Channels that a layer reads and gives."""
+    inputs, outputs = kept or (None, None)
+    return inputs or candidate.site.inputs, outputs or candidate.site.outputs
 
 
 def chain_pieces(candidate: Candidate, shadow: Shadow) -> Iterator[Piece]:

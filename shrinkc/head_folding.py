@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -102,10 +102,13 @@ class PairFactors:
         share: FloatArray = tails / (tails[0] or 1.0)
         return share
 
-    def fold(self, pair: HeadPair) -> None:
-        """Fold the maps of full rank into the layers of a pair, of any copy of the model; the dim to keep first comes first."""
-        _turn(pair.left, self.left_map)
-        _turn(pair.right, self.right_map)
+    def fold(self, pair: HeadPair, rank: int | None = None) -> None:
+        """Fold the maps of full rank into the layers of a pair, of any copy of the model; the dim to keep first comes first.
+
+        With a ``rank`` the dims behind it are zero.
+        """
+        for side, maps in ((pair.left, self.left_map), (pair.right, self.right_map)):
+            _turn(side, maps if rank is None else maps * (np.arange(maps.shape[-1]) < rank))
 
     def shift(self, rank: int) -> FloatArray | None:
         """What the bias of the layer that reads gets more, ``(outputs,)``, so that its mean stays."""
@@ -216,43 +219,63 @@ class PairCandidate(Candidate):
         """Dims of a head."""
         return self.pairs[0].dims
 
-    def dense(self, inputs: int | None = None, outputs: int | None = None) -> Work:
-        """Cost of the layers and of the products, as far as dims of heads matter."""
-        return self.work(self.full_rank)
-
-    def work(self, rank: int, inputs: int | None = None, outputs: int | None = None) -> Work:
-        """Cost with so many dims in every head."""
-        parts = [self._of(side, rank) for pair in self.pairs for side in (pair.left, pair.right)]
-        return Work(self.product_macs(rank) + sum(part.macs for part in parts), sum(part.parameters for part in parts))
-
-    def product_macs(self, rank: int) -> int:
-        """Multiply-accumulates of the products in which the layers meet."""
-        return sum(math.prod(self._product(pair)) * rank for pair in self.pairs)
-
-    def layers_at(self, rank: int) -> list[tuple[Site, tuple[int, int]]]:
-        """Every layer, and how many channels it reads and gives with so many dims in every head."""
-        widths = {name: [own.inputs, own.outputs] for name, own in self._sites.items()}
-        for side in (side for pair in self.pairs for side in (pair.left, pair.right)):
-            widths[side.site.name][0 if side.reads else 1] -= side.places[..., rank:].size
-        return [(self._sites[name], (inputs, outputs)) for name, (inputs, outputs) in widths.items()]
-
     @cached_property
-    def _sites(self) -> dict[str, Site]:
-        return {side.site.name: side.site for pair in self.pairs for side in (pair.left, pair.right)}
+    def sides(self) -> tuple[Side, ...]:
+        """Every layer once, as one of the sides that it is."""
+        return tuple({side.site.name: side for pair in self.pairs for side in (pair.left, pair.right)}.values())
+
+    def dense(self, *kept: int | None) -> Work:
+        """Cost of the layers and of the products, as far as dims of heads matter.
+
+        ``kept`` counts heads that are left, and channels on the other side of every one of :attr:`sides`; None for all.
+        """
+        return self.work(self.full_rank, *kept)
+
+    def work(self, rank: int, *kept: int | None) -> Work:
+        """Cost with so many dims in every head."""
+        parts = [self._of(side, rank, kept) for pair in self.pairs for side in (pair.left, pair.right)]
+        macs = self.product_macs(rank, *kept) + sum(part.macs for part in parts)
+        return Work(macs, sum(part.parameters for part in parts))
+
+    def product_macs(self, rank: int, *kept: int | None) -> int:
+        """Multiply-accumulates of the products in which the layers meet."""
+        return sum(self._left(math.prod(self._product(pair)) * rank, kept) for pair in self.pairs)
+
+    def layers_at(self, rank: int, *kept: int | None) -> list[tuple[Site, tuple[int, int]]]:
+        """Every layer, and how many channels it reads and gives with so many dims in every head."""
+        return [(side.site, self._widths(side, rank, kept)) for side in self.sides]
+
+    def _widths(self, side: Side, rank: int, kept: tuple[int | None, ...]) -> tuple[int, int]:
+        own = [one for pair in self.pairs for one in (pair.left, pair.right) if one.site.name == side.site.name]
+        gone = sum(one.places[..., rank:].size for one in own)
+        inner = self._left((side.site.inputs if side.reads else side.site.outputs) - gone, kept)
+        outer = self._outer(side, kept)
+        return (inner, outer) if side.reads else (outer, inner)
+
+    def _left(self, amount: int, kept: tuple[int | None, ...]) -> int:
+        """What is left of an amount that all heads together have."""
+        heads = kept[0] if kept else None
+        return amount if heads is None else amount * heads // self.pairs[0].heads
+
+    def _outer(self, side: Side, kept: tuple[int | None, ...]) -> int:
+        """Channels on the other side of a layer."""
+        number = next(place for place, one in enumerate(self.sides) if one.site.name == side.site.name)
+        left = kept[1 + number] if kept else None
+        return (side.site.outputs if side.reads else side.site.inputs) if left is None else left
 
     def _product(self, pair: HeadPair) -> tuple[int, ...]:
         """Shape of what is multiplied or made by as many numbers as a head has dims."""
         value = pair.node.inputs[0] if pair.is_read else pair.node.outputs[0]
         return self.shadow.shape(value) or ()
 
-    def _of(self, side: Side, rank: int) -> Work:
-        site, dims = side.site, side.places.shape[0] * side.places.shape[1] * rank
+    def _of(self, side: Side, rank: int, kept: tuple[int | None, ...]) -> Work:
+        site, dims = side.site, self._left(side.places.shape[0] * side.places.shape[1] * rank, kept)
         positions = math.prod(self.shadow.shape(site.output) or ()) // site.outputs
-        elements = dims * (site.outputs if side.reads else site.inputs)
+        elements = dims * self._outer(side, kept)
         has_bias = not side.reads and site.intercept is not None
         return Work(positions * elements, elements + dims * has_bias)
 
-    def pays(self, rank: int, inputs: int | None = None, outputs: int | None = None) -> bool:
+    def pays(self, rank: int, *kept: int | None) -> bool:
         """Whether a rank is below the present one."""
         return rank < self.full_rank
 
@@ -286,6 +309,8 @@ def pair_candidates(
     found = []
     for pairs_of_one in _tied(free):
         first = pairs_of_one[0]
+        if scope.only is not None and first.name not in scope.only:
+            continue
         if len({(pair.dims, pair.heads) for pair in pairs_of_one}) > 1:
             whole.append(Whole(first.name, "its layer also makes heads of other sizes"))
             continue
@@ -313,8 +338,9 @@ def _tied(pairs: Sequence[HeadPair]) -> list[tuple[HeadPair, ...]]:
 
 
 def _admits(scope: Scope, pair: HeadPair) -> bool:
-    nodes = (pair.left.site.node, pair.right.site.node)
-    return scope.admits(pair.node) and (scope.only is not None or all(scope.admits(node) for node in nodes))
+    """Whether the patterns let a pair be changed; of pairs with a layer in common a plan names one only."""
+    nodes = (pair.node, pair.left.site.node, pair.right.site.node)
+    return all(replace(scope, only=None).admits(node) for node in nodes)
 
 
 def _seen(
@@ -395,19 +421,33 @@ def folded(model: ir.Model, shapes: Mapping[str, tuple[int, ...]], ranks: Mappin
 def with_means(fold: Folded, ranks: Mapping[str, tuple[PairCandidate, int]]) -> ir.Model:
     """The folded model with biases behind pairs that take up what their inputs' means lost: data say so, not the fold."""
     model = fold.model.clone()
+    for candidate, rank in ranks.values():
+        _add_means(model, candidate, rank)
+    return model
+
+
+def _add_means(model: ir.Model, candidate: PairCandidate, rank: int) -> None:
     stored = {value.name: value for value in model.graph.initializers.values()}
     stored |= {output.name: output for node in model.graph if node.op_type == "Constant" for output in node.outputs}
-    for candidate, rank in ranks.values():
-        for pair, factors in zip(candidate.pairs, candidate.parts, strict=True):
-            intercept, change = pair.left.site.intercept, factors.shift(rank)
-            if intercept is not None and change is not None:
-                _add(stored[intercept.tensor.name], intercept.sign * change / intercept.factor)
-    return model
+    for pair, factors in zip(candidate.pairs, candidate.parts, strict=True):
+        intercept, change = pair.left.site.intercept, factors.shift(rank)
+        if intercept is not None and change is not None:
+            _add(stored[intercept.tensor.name], intercept.sign * change / intercept.factor)
 
 
 def _add(value: ir.Value, change: FloatArray) -> None:
     old = shrinkc_ir.stored_array(value)
     shrinkc_ir.replace_tensor(value, (old + change.reshape(old.shape)).astype(old.dtype))
+
+
+def zeroed(model: ir.Model, shapes: Mapping[str, tuple[int, ...]], candidate: PairCandidate, rank: int) -> ir.Model:
+    """A copy of a model that gives what it gives with one candidate folded: the dims are there, and zero."""
+    copy = model.clone()
+    pairs = {pair.name: pair for pair in pairs_in(copy, Shadow.of(copy, dict(shapes))).found}
+    for pair, factors in zip(candidate.pairs, candidate.parts, strict=True):
+        factors.fold(pairs[pair.name], rank)
+    _add_means(copy, candidate, rank)
+    return copy
 
 
 def lowered(model: ir.Model, shapes: Mapping[str, tuple[int, ...]], candidate: PairCandidate, rank: int) -> ir.Model:

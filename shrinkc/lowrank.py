@@ -9,6 +9,7 @@ import numpy as np
 import onnx_ir as ir
 
 from shrinkc import registry
+from shrinkc.analysis.kinds import Kind
 from shrinkc.api import RunConfig, RuntimeAdapter
 from shrinkc.canonicalize import drop_unused
 from shrinkc.errors import RecipeError
@@ -21,7 +22,7 @@ from shrinkc.factors import Chain, Factorization, Form, energy
 from shrinkc.head_folding import Folded, PairCandidate, folded, measured_error, with_means
 from shrinkc.layer_timing import element_type, micro_model
 from shrinkc.plan import Rank
-from shrinkc.recipe import Recipe
+from shrinkc.recipe import AUTO, Recipe
 from shrinkc.shapes import Shadow
 from shrinkc.stages import RECURRENT, Stage, composed
 
@@ -31,12 +32,19 @@ DEFAULT_FORMS = ("pointwise", "matrix", "recurrent", "embedding")
 
 def scope_of(recipe: Recipe, only: frozenset[str] | None = None) -> Scope:
     """What a recipe lets be factorised, and how."""
-    names = DEFAULT_FORMS if recipe.forms is None else [name.strip() for name in recipe.forms.split(",")]
+    names = _default_forms(recipe) if recipe.forms is None else [name.strip() for name in recipe.forms.split(",")]
     wants_bytes = recipe.params is not None or recipe.size is not None
     built: list[Form] = [registry.built("rewrites", name) for name in names]
     forms = tuple(form for form in built if form.saves_time or wants_bytes)
     factorization: Factorization = registry.built("factorizations", recipe.factorization)
     return Scope(forms, factorization, recipe.round_to, recipe.exclude, recipe.include, only)
+
+
+def _default_forms(recipe: Recipe) -> tuple[str, ...]:
+    """Pairs as well where each layer gets whatever costs it least, unless the dims of heads may go as they are stored."""
+    if recipe.method != AUTO or Kind.HEAD_DIM in recipe.kinds():
+        return DEFAULT_FORMS
+    return (*DEFAULT_FORMS, "pairs")
 
 
 def found_in(model: ir.Model, shadow: Shadow, scope: Scope, batches: Batches, runtime: RuntimeAdapter, seed: int) -> Found:

@@ -21,7 +21,7 @@ from shrinkc.factorable import Found
 from shrinkc.factored_latency import FactoredTimes
 from shrinkc.graphs import inner_graphs
 from shrinkc.plan import Plan
-from shrinkc.rank_allocation import RankAllocating, best_forms
+from shrinkc.rank_allocation import RankAllocating, apart, best_forms
 from shrinkc.recipe import AUTO, LOWRANK, Recipe
 
 
@@ -132,7 +132,7 @@ def planned_with_ranks(
         analysis,
         cost,
         allocator,
-        best_forms(found.candidates, FORM_SHARE),
+        apart(best_forms(found.candidates, FORM_SHARE), FORM_SHARE, sensitivity),
         channels=channels,
         sensitivity=sensitivity,
         quantities=[budget.quantity for budget in budgets] or ("macs",),

@@ -20,7 +20,7 @@ from shrinkc.api import Allocator, FloatArray, Group, Problem
 from shrinkc.budget import Budget
 from shrinkc.errors import BudgetError
 from shrinkc.factorable import Candidate, Whole
-from shrinkc.factored_cost import FactoredCost
+from shrinkc.factored_cost import FactoredCost, Kept
 from shrinkc.factored_latency import FactoredTimes
 from shrinkc.plan import Rank
 
@@ -186,7 +186,7 @@ class _Prices:
         self._counters = [RunningCost(cost.parts(name), analysis.n_classes) for name in quantities]
         self._dense = [max(1.0, counter.of(self._named)) for counter in self._counters]
         self._base = list(self._dense)
-        self._channel_counts: dict[str, tuple[int | None, int | None]] = {}
+        self._channel_counts: dict[str, Kept] = {}
 
     def price(self, widths: Mapping[str, float]) -> float:
         """Share that is left under widths of groups and ranks of layers; what is not named is whole."""
@@ -224,20 +224,47 @@ class _Prices:
 
 
 def best_forms(candidates: Sequence[Candidate], share: float) -> tuple[Candidate, ...]:
-    """One candidate a layer: that with the least error at about ``share`` of the layer's work."""
+    """One candidate a name: that with the least error at about ``share`` of the layer's work."""
     by_layer: dict[str, list[Candidate]] = {}
     for candidate in candidates:
         by_layer.setdefault(candidate.name, []).append(candidate)
     return tuple(min(own, key=_error_at(share)) for own in by_layer.values())
 
 
+def apart(candidates: Sequence[Candidate], share: float, sensitivity: Mapping[str, float]) -> tuple[Candidate, ...]:
+    """Candidates of which no two change the same layer: several layers together, or each by itself, whichever loses less.
+
+    What is compared is the error of the outputs per saved multiply-accumulate at about ``share`` of the work.
+    """
+    own = {candidate.name: candidate for candidate in candidates if candidate.layers == (candidate.name,)}
+    dropped: set[str] = set()
+    for candidate in candidates:
+        rivals = [own[name] for name in candidate.layers if name in own and own[name] is not candidate]
+        if rivals:
+            is_better = _loss([candidate], share, sensitivity) <= _loss(rivals, share, sensitivity)
+            dropped |= {rival.name for rival in rivals} if is_better else {candidate.name}
+    return tuple(candidate for candidate in candidates if candidate.name not in dropped)
+
+
+def _loss(candidates: Sequence[Candidate], share: float, sensitivity: Mapping[str, float]) -> float:
+    """Error per saved multiply-accumulate."""
+    ranks = [(candidate, _rank_at(candidate, share)) for candidate in candidates]
+    able = [(candidate, rank) for candidate, rank in ranks if rank]
+    saved = sum(candidate.dense().macs - candidate.work(rank).macs for candidate, rank in able)
+    error = sum(float(candidate.errors[rank]) * sensitivity.get(candidate.name, 1.0) for candidate, rank in able)
+    return error / saved if saved > 0 else float("inf")
+
+
 def _error_at(share: float) -> Callable[[Candidate], float]:
     def error(candidate: Candidate) -> float:
-        affordable = [
-            rank
-            for rank in range(candidate.step, candidate.largest_rank + 1, candidate.step)
-            if candidate.work(rank).macs <= share * candidate.dense().macs
-        ]
-        return float(candidate.errors[affordable[-1]]) if affordable else float("inf")
+        rank = _rank_at(candidate, share)
+        return float(candidate.errors[rank]) if rank else float("inf")
 
     return error
+
+
+def _rank_at(candidate: Candidate, share: float) -> int:
+    """Largest admissible rank that takes no more than a share of the whole work; 0 if none does."""
+    dense, step = candidate.dense().macs, candidate.step
+    ranks = range(step, candidate.largest_rank + 1, step)
+    return max((rank for rank in ranks if candidate.work(rank).macs <= share * dense), default=0)

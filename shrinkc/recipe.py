@@ -225,9 +225,9 @@ def _check_method(recipe: Recipe) -> None:
     registry.built("factorizations", recipe.factorization)
     for name in [] if recipe.forms is None else recipe.forms.split(","):
         form = registry.built("rewrites", name.strip())
-        if recipe.method == AUTO and hasattr(form, "candidates"):  # a JointForm
+        if recipe.method == AUTO and hasattr(form, "candidates") and Kind.HEAD_DIM in recipe.kinds():  # a JointForm
             raise RecipeError(
-                "a form of several layers does not go together with removing channels",
-                where=f"--forms {name.strip()}",
-                hint="--method lowrank, and the result once more with --method channels",
+                "both choose the dims of heads",
+                where=f"--forms {name.strip()}, --prune {recipe.prune}",
+                hint="leave head-dim out of --prune: pairs remove what matters least of turned heads",
             )
