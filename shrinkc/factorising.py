@@ -197,7 +197,7 @@ class Factorising:
 
 
 IDLE = "at no rank it takes less time than the layer whole"
-UNKNOWN = "the latency table does not know its factors (`shrinkc targets calibrate --factors` records them)"
+UNKNOWN = "the latency table does not know its factors (`shrinkc targets calibrate --forms` records them)"
 
 
 def _key(candidate: Candidate) -> tuple[str, str]:

@@ -16,7 +16,7 @@ from shrinkc.passes.allocators.lagrangian import Lagrangian
 from shrinkc.passes.lowrank.svd import Svd
 
 import shrinkc
-from shrinkc import layer_timing, pacing, pipeline, registry, target
+from shrinkc import devices, layer_timing, pacing, pipeline, registry, target
 from shrinkc.analysis.cost import CostModel
 from shrinkc.analysis.groups import Analysis, analyse
 from shrinkc.api import RunConfig
@@ -196,3 +196,20 @@ def test_a_table_that_does_not_know_the_factors_of_a_layer_leaves_it_whole_and_s
     report = shrinkc.compress(path, output=tmp_path / "o.onnx", method="auto", latency="70%", **options)  # type: ignore[arg-type]
     assert {row.form for row in report.factors if not row.reason} <= {"matrix"}
     assert any("does not know its factors" in row.reason for row in report.factors)
+
+
+def test_a_table_recorded_with_forms_prices_layers_in_them(ideal: list[int], tmp_path: Path) -> None:
+    net, x = image_net(), "x"
+    for inputs, outputs in ((6, 24), (24, 24)):
+        x = net.relu(net.conv(x, inputs, outputs))
+    net.output(str(net.op("ReduceMean", x, axes=[2, 3], keepdims=0)))
+    path = net.save(tmp_path / "m.onnx")
+    devices.calibrate("cpu", [path], tmp_path / "t.json", forms=["pointwise", "pairs"])
+    report = shrinkc.compress(
+        path, output=tmp_path / "o.onnx", method="lowrank", latency="60%", latency_table=tmp_path / "t.json", round_to=1,
+        measure_latency=False, verify=False,
+    )  # fmt: skip
+    assert [row.form for row in report.factors if not row.reason]
+    assert report.latency_basis.startswith("recorded")
+    assert report.after.latency_s is not None
+    assert report.after.latency_s <= 0.6 * report.before.latency_s  # type: ignore[operator]
