@@ -54,7 +54,7 @@ def layer_sensitivities(
         if error < LEAST_ERROR:
             continue
         if isinstance(candidate, PairCandidate):
-            probed = zeroed(model, shadow.input_shapes, candidate, rank)
+            probed = zeroed(model, shadow.input_shapes, candidate.paired(), rank)
             found[candidate.name] = distance_between(reference, outputs_of(probed, batches, runtime)) / error
             continue
         undo = _put_product(sites[candidate.name], candidate, rank)

@@ -121,7 +121,7 @@ def factorised(
     drop_unused(copy)
     alone = {name: candidate for name, candidate in chosen.items() if name not in pairs}
     measured = _measured_errors(model, alone, chains, batches, runtime, seed)
-    measured |= {name: measured_error(model, shapes, *own, batches, runtime) for name, own in pairs.items()}
+    measured |= {name: measured_error(model, shapes, *own, batches, runtime, seed) for name, own in pairs.items()}
     return Factorised(copy, added, chains, chosen, measured, base, fold)
 
 

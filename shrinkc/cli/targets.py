@@ -78,9 +78,7 @@ def add(file: str) -> None:
 @click.option("--runtime", help="That runs the layers, also one elsewhere (remote:..., arm64:...).  [default: the target's]")
 @click.option("--threads", type=click.IntRange(1), default=1, show_default=True)
 @click.option("--input-shapes", multiple=True, type=InputShape(), help="Size of free dimensions, x:1x3x224x224.")
-@click.option(
-    "--forms", metavar="NAMES", help="Also time the parts of layers factorised so: pointwise,matrix,spatial,tucker."
-)
+@click.option("--forms", metavar="NAMES", help="Also time the parts of layers factorised so: pointwise,matrix,spatial,tucker.")
 @click.option("-q", "--quiet", is_flag=True, help="No progress.")
 @click.option("-v", "--verbose", is_flag=True, help="Say how long it took.")
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
