@@ -133,7 +133,8 @@ class RankAllocating:
             "no admissible ranks meet the budget" if self._channels is None else "no admissible plan meets the budget",
             where="; ".join(f"{budget.describe(dense)}: at best {budget.show(best.cost)}" for budget in missed),
             because="these stay whole: " + ", ".join([*reasons[:3], *more]) if reasons else "",
-            hint="raise the budget, lower --round-to, or try --method auto, which removes channels too",
+            hint="raise the budget, or lower --round-to"
+            + ("; --method auto removes channels too" if self._channels is None else ""),
         )
 
 

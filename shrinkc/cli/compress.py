@@ -106,7 +106,7 @@ PLANNING_WITH_A_PLAN = tuple(name for name in PLANNING if name != "target")
     "--forms",
     metavar="NAMES",
     help="What factorised layers may look like: pointwise,matrix,recurrent,embedding,spatial,tucker,pairs.  "
-    "[default: the first four]",
+    "[default: the first four; pairs as well with --method auto]",
 )
 @click.option(
     "--merge-factors",
