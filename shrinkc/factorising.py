@@ -69,7 +69,7 @@ class Factorising:
     @cached_property
     def sensitivity(self) -> dict[str, float]:
         """Error of the outputs per error of a layer, by layer; empty without data."""
-        chosen = best_forms(self.promising.candidates, FORM_SHARE)
+        chosen = best_forms(self.left().candidates, FORM_SHARE)
         if not self.batches or not chosen:
             return {}
         few = few_for_probes(self.batches, self.opened, len(chosen))
