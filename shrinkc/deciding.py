@@ -99,7 +99,7 @@ def _planned(run: Run, recipe: Recipe, evidence: Evidence | None) -> Planned:
 
     def plan_ranks(known: Evidence | None) -> Planned:
         work = run.factorising
-        ranks = partial(planning.planned_with_ranks, scored=scored, sensitivity=work.sensitivity)
+        ranks = partial(planning.planned_with_ranks, scored=scored, sensitivity=work.sensitivity, times=work.predicted)
         return work.planned(lambda found: _plan_within_size(run, recipe, known, partial(ranks, found=found)))
 
     return planned_in_turns(

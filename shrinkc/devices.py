@@ -8,11 +8,15 @@ from dataclasses import replace
 from pathlib import Path
 
 from shrinkc import recipe_files, registry, target
+from shrinkc.analysis.groups import Analysis
 from shrinkc.api import Engine, RunConfig, RuntimeAdapter
 from shrinkc.errors import RecipeError, RuntimeUnavailable
+from shrinkc.factorable import JointForm, Scope, candidates_in
+from shrinkc.factored_latency import layers_of_chain
 from shrinkc.files import write_text
 from shrinkc.latency import recording
 from shrinkc.latency import table as tables
+from shrinkc.latency.layers import Layer
 from shrinkc.latency.model import layers_of
 from shrinkc.latency.recording import Timer
 from shrinkc.latency.table import Table
@@ -49,6 +53,7 @@ def calibrate(
     runtime: str | None = None,
     threads: int = 1,
     input_shapes: Mapping[str, tuple[int, ...]] | None = None,
+    forms: Sequence[str] = (),
     progress: Progress | None = None,
 ) -> Table:
     """Time the layers of models on a target and write the table; one that is there already grows.
@@ -65,6 +70,8 @@ def calibrate(
     threads : int
     input_shapes : mapping, optional
         Sizes of free dimensions, of every model.
+    forms : sequence of str
+        Names of rewrites; what layers factorised so consist of is timed as well.
     progress : Progress, optional
 
     Raises
@@ -86,11 +93,23 @@ def calibrate(
     for model in models:
         with loaded(Path(model), reporter) as graph:
             recipe = replace(recipe_files.resolve(input_shapes=dict(input_shapes or {}) or None), optimize=False)
-            layers = layers_of(open_model(Path(model), recipe, None, graph, reporter).analysis)
+            analysis = open_model(Path(model), recipe, None, graph, reporter).analysis
+            layers = [*layers_of(analysis), *_factor_layers(analysis, forms)]
         with reporter.stage(f"timing {len(layers)} layers"):
             recording.record(made, layers, timer)
         tables.save(made, path)
     return made
+
+
+def _factor_layers(analysis: Analysis, forms: Sequence[str]) -> list[Layer]:
+    """Stages of every chain that some rewrites could make of a model's layers, each at its largest rank."""
+    if not forms:
+        return []
+    built = [registry.built("rewrites", name) for name in forms]
+    scope = Scope([form for form in built if not isinstance(form, JointForm)], registry.built("factorizations", "svd"))
+    runtime = registry.load("runtimes", "onnxruntime-cpu")()
+    found = candidates_in(analysis.model, analysis.shadow, scope, [], runtime).candidates
+    return [layer for candidate in found for layer in layers_of_chain(candidate, analysis.shadow)]
 
 
 def _timer(chosen: Target, runtime: str | None, config: RunConfig) -> tuple[Timer, str]:

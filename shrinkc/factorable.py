@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import fnmatch
 import math
 from collections.abc import Mapping, Sequence
@@ -57,11 +58,18 @@ class Candidate:
     sizes: Sizes
     step: int
     basis_of: BasisOf = field(repr=False)
+    limit: int | None = field(default=None, kw_only=True)
+    """No larger rank is looked at, where one is known to gain nothing."""
 
     @property
     def name(self) -> str:
         """Of the layer."""
         return self.site.name
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """Names of the layers that it changes: no two candidates may change the same."""
+        return (self.name,)
 
     @cached_property
     def factored(self) -> Factored:
@@ -116,23 +124,35 @@ class Candidate:
             raise TypeError(f"{self.form.name} is a form of several layers")
         return self.form
 
-    def dense(self, inputs: int | None = None, outputs: int | None = None) -> Work:
+    def dense(self, inputs: int | None = None, outputs: int | None = None, /) -> Work:
         """Cost of the layer whole, of all or of so many of its channels."""
         site = self.site
         elements = (inputs or site.inputs) * (outputs or site.outputs) // site.groups * site.taps
         macs = 0 if is_table(site) else self.sizes.samples * math.prod(self.sizes.made) * elements
         return Work(macs, elements)
 
-    def work(self, rank: int, inputs: int | None = None, outputs: int | None = None) -> Work:
+    def work(self, rank: int, inputs: int | None = None, outputs: int | None = None, /) -> Work:
         """Cost at a rank, of all or of so many of its channels."""
         return self._alone.work(self.site, self.sizes, rank, inputs or self.site.inputs, outputs or self.site.outputs)
+
+    def inner_widths(self, rank: int) -> tuple[int, ...]:
+        """Channels between the stages of the chain at a rank."""
+        return self._alone.inner_widths(self.site, rank)
 
     @cached_property
     def largest_rank(self) -> int:
         """Largest multiple of the step that costs less than the whole layer, in both respects; 0 if none does."""
-        return max((rank for rank in range(self.step, self.full_rank + 1, self.step) if self.pays(rank)), default=0)
+        most = self.full_rank if self.limit is None else min(self.limit, self.full_rank)
+        return max((rank for rank in range(self.step, most + 1, self.step) if self.pays(rank)), default=0)
 
-    def pays(self, rank: int, inputs: int | None = None, outputs: int | None = None) -> bool:
+    def up_to(self, rank: int) -> Candidate:
+        """The same candidate, decomposed already if this one is, with no larger rank."""
+        other = copy.copy(self)
+        object.__setattr__(other, "limit", rank)
+        other.__dict__.pop("largest_rank", None)
+        return other
+
+    def pays(self, rank: int, inputs: int | None = None, outputs: int | None = None, /) -> bool:
         """Whether a rank is below the break-even point."""
         before, after = self.dense(inputs, outputs), self.work(rank, inputs, outputs)
         is_less_work = after.macs < before.macs or not self.form.saves_time
@@ -156,9 +176,6 @@ class JointForm(Protocol):
         self, model: ir.Model, shadow: Shadow, scope: Scope, batches: Batches, runtime: RuntimeAdapter, seed: int
     ) -> Found:
         """Candidates of a model, and what stays as it is; see :func:`candidates_in`."""
-
-    def layers(self, candidate: Candidate) -> Sequence[str]:
-        """Names of the layers that a candidate changes: nothing else may."""
 
 
 @dataclass(frozen=True)
@@ -276,12 +293,10 @@ def candidates_in(
         Of the sampled positions.
     """
     sites = {site.node: site for site in layers_of(model, shadow)}
-    joint, whole, taken = _joint(model, shadow, scope, batches, runtime, seed)
+    joint, whole = _joint(model, shadow, scope, batches, runtime, seed)
     fitting: dict[str, list[Form]] = {}
     for node in model.graph:
         if node.op_type not in LAYERS or node.domain not in ("", "ai.onnx") or not scope.admits(node):
-            continue
-        if node.outputs[0].name in taken:
             continue
         forms, reason = _forms(node, sites.get(node), scope, shadow, has_data=bool(batches))
         name = node.outputs[0].name or ""
@@ -305,18 +320,16 @@ def candidates_in(
 
 def _joint(
     model: ir.Model, shadow: Shadow, scope: Scope, batches: Batches, runtime: RuntimeAdapter, seed: int
-) -> tuple[list[Candidate], list[Whole], set[str]]:
-    """Candidates of several layers, what stays as it is, and the layers that are taken."""
+) -> tuple[list[Candidate], list[Whole]]:
+    """Candidates of several layers, and what stays as it is."""
     candidates: list[Candidate] = []
     whole: list[Whole] = []
-    taken: set[str] = set()
     for form in scope.forms:
         if isinstance(form, JointForm):
             found = form.candidates(model, shadow, scope, batches, runtime, seed)
             candidates += found.candidates
             whole += found.whole
-            taken |= {name for candidate in found.candidates for name in form.layers(candidate)}
-    return candidates, whole, taken
+    return candidates, whole
 
 
 def _forms(node: ir.Node, site: Site | None, scope: Scope, shadow: Shadow, *, has_data: bool) -> tuple[list[Form], str]:

@@ -179,6 +179,9 @@ class Form(Protocol):
     def work(self, site: Site, sizes: Sizes, rank: int, inputs: int, outputs: int) -> Work:
         """Cost at a rank, with so many input and output channels of all groups together."""
 
+    def inner_widths(self, site: Site, rank: int) -> tuple[int, ...]:
+        """Channels that every stage of the chain but the last gives, of all groups together."""
+
     def factored(self, site: Site, layer: LinearLayer, basis_of: BasisOf) -> Factored:
         """Decompose a layer."""
 

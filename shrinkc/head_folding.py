@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -25,8 +25,8 @@ from shrinkc.analysis.groups import Analysis, BoolArray, analyse
 from shrinkc.analysis.kinds import Kind
 from shrinkc.api import FloatArray, Moments, RuntimeAdapter
 from shrinkc.evidence.head_pairs import HeadPair, Side, pairs_in
-from shrinkc.evidence.responses import Batches, Response, needed_values, responses
-from shrinkc.evidence.sensitivity import outputs_of
+from shrinkc.evidence.patches import Positions, rows
+from shrinkc.evidence.responses import Batches, Response, needed_values, positions_of, response_sampling, responses
 from shrinkc.evidence.sites import Site
 from shrinkc.evidence.walking import Walk
 from shrinkc.factorable import Candidate, Found, JointForm, Scope, Whole, linear_layer
@@ -102,10 +102,13 @@ class PairFactors:
         share: FloatArray = tails / (tails[0] or 1.0)
         return share
 
-    def fold(self, pair: HeadPair) -> None:
-        """Fold the maps of full rank into the layers of a pair, of any copy of the model; the dim to keep first comes first."""
-        _turn(pair.left, self.left_map)
-        _turn(pair.right, self.right_map)
+    def fold(self, pair: HeadPair, rank: int | None = None) -> None:
+        """Fold the maps of full rank into the layers of a pair, of any copy of the model; the dim to keep first comes first.
+
+        With a ``rank`` the dims behind it are zero.
+        """
+        for side, maps in ((pair.left, self.left_map), (pair.right, self.right_map)):
+            _turn(side, maps if rank is None else maps * (np.arange(maps.shape[-1]) < rank))
 
     def shift(self, rank: int) -> FloatArray | None:
         """What the bias of the layer that reads gets more, ``(outputs,)``, so that its mean stays."""
@@ -206,6 +209,10 @@ class PairCandidate(Candidate):
         """Every pair decomposed."""
         return tuple(PairFactors(pair, self.seen) for pair in self.pairs)
 
+    def paired(self) -> list[tuple[HeadPair, PairFactors]]:
+        """Every pair with its decomposition."""
+        return list(zip(self.pairs, self.parts, strict=True))
+
     @cached_property
     def factored(self) -> Factored:
         """See :class:`Candidate`."""
@@ -216,29 +223,63 @@ class PairCandidate(Candidate):
         """Dims of a head."""
         return self.pairs[0].dims
 
-    def dense(self, inputs: int | None = None, outputs: int | None = None) -> Work:
-        """Cost of the layers and of the products, as far as dims of heads matter."""
-        return self.work(self.full_rank)
+    @cached_property
+    def sides(self) -> tuple[Side, ...]:
+        """Every layer once, as one of the sides that it is."""
+        return tuple({side.site.name: side for pair in self.pairs for side in (pair.left, pair.right)}.values())
 
-    def work(self, rank: int, inputs: int | None = None, outputs: int | None = None) -> Work:
+    def dense(self, *kept: int | None) -> Work:
+        """Cost of the layers and of the products, as far as dims of heads matter.
+
+        ``kept`` counts heads that are left, and channels on the other side of every one of :attr:`sides`; None for all.
+        """
+        return self.work(self.full_rank, *kept)
+
+    def work(self, rank: int, *kept: int | None) -> Work:
         """Cost with so many dims in every head."""
-        parts = [self._of(side, rank) for pair in self.pairs for side in (pair.left, pair.right)]
-        products = sum(math.prod(self._product(pair)) * rank for pair in self.pairs)
-        return Work(products + sum(part.macs for part in parts), sum(part.parameters for part in parts))
+        parts = [self._of(side, rank, kept) for pair in self.pairs for side in (pair.left, pair.right)]
+        macs = self.product_macs(rank, *kept) + sum(part.macs for part in parts)
+        return Work(macs, sum(part.parameters for part in parts))
+
+    def product_macs(self, rank: int, *kept: int | None) -> int:
+        """Multiply-accumulates of the products in which the layers meet."""
+        return sum(self._left(math.prod(self._product(pair)) * rank, kept) for pair in self.pairs)
+
+    def layers_at(self, rank: int, *kept: int | None) -> list[tuple[Site, tuple[int, int]]]:
+        """Every layer, and how many channels it reads and gives with so many dims in every head."""
+        return [(side.site, self._widths(side, rank, kept)) for side in self.sides]
+
+    def _widths(self, side: Side, rank: int, kept: tuple[int | None, ...]) -> tuple[int, int]:
+        own = [one for pair in self.pairs for one in (pair.left, pair.right) if one.site.name == side.site.name]
+        gone = sum(one.places[..., rank:].size for one in own)
+        inner = self._left((side.site.inputs if side.reads else side.site.outputs) - gone, kept)
+        outer = self._outer(side, kept)
+        return (inner, outer) if side.reads else (outer, inner)
+
+    def _left(self, amount: int, kept: tuple[int | None, ...]) -> int:
+        """What is left of an amount that all heads together have."""
+        heads = kept[0] if kept else None
+        return amount if heads is None else amount * heads // self.pairs[0].heads
+
+    def _outer(self, side: Side, kept: tuple[int | None, ...]) -> int:
+        """Channels on the other side of a layer."""
+        number = next(place for place, one in enumerate(self.sides) if one.site.name == side.site.name)
+        left = kept[1 + number] if kept else None
+        return (side.site.outputs if side.reads else side.site.inputs) if left is None else left
 
     def _product(self, pair: HeadPair) -> tuple[int, ...]:
         """Shape of what is multiplied or made by as many numbers as a head has dims."""
         value = pair.node.inputs[0] if pair.is_read else pair.node.outputs[0]
         return self.shadow.shape(value) or ()
 
-    def _of(self, side: Side, rank: int) -> Work:
-        site, dims = side.site, side.places.shape[0] * side.places.shape[1] * rank
+    def _of(self, side: Side, rank: int, kept: tuple[int | None, ...]) -> Work:
+        site, dims = side.site, self._left(side.places.shape[0] * side.places.shape[1] * rank, kept)
         positions = math.prod(self.shadow.shape(site.output) or ()) // site.outputs
-        elements = dims * (site.outputs if side.reads else site.inputs)
+        elements = dims * self._outer(side, kept)
         has_bias = not side.reads and site.intercept is not None
         return Work(positions * elements, elements + dims * has_bias)
 
-    def pays(self, rank: int, inputs: int | None = None, outputs: int | None = None) -> bool:
+    def pays(self, rank: int, *kept: int | None) -> bool:
         """Whether a rank is below the present one."""
         return rank < self.full_rank
 
@@ -272,6 +313,8 @@ def pair_candidates(
     found = []
     for pairs_of_one in _tied(free):
         first = pairs_of_one[0]
+        if scope.only is not None and first.name not in scope.only:
+            continue
         if len({(pair.dims, pair.heads) for pair in pairs_of_one}) > 1:
             whole.append(Whole(first.name, "its layer also makes heads of other sizes"))
             continue
@@ -299,8 +342,9 @@ def _tied(pairs: Sequence[HeadPair]) -> list[tuple[HeadPair, ...]]:
 
 
 def _admits(scope: Scope, pair: HeadPair) -> bool:
-    nodes = (pair.left.site.node, pair.right.site.node)
-    return scope.admits(pair.node) and (scope.only is not None or all(scope.admits(node) for node in nodes))
+    """Whether the patterns let a pair be changed; of pairs with a layer in common a plan names one only."""
+    nodes = (pair.node, pair.left.site.node, pair.right.site.node)
+    return all(replace(scope, only=None).admits(node) for node in nodes)
 
 
 def _seen(
@@ -381,19 +425,35 @@ def folded(model: ir.Model, shapes: Mapping[str, tuple[int, ...]], ranks: Mappin
 def with_means(fold: Folded, ranks: Mapping[str, tuple[PairCandidate, int]]) -> ir.Model:
     """The folded model with biases behind pairs that take up what their inputs' means lost: data say so, not the fold."""
     model = fold.model.clone()
+    for candidate, rank in ranks.values():
+        _add_means(model, candidate.paired(), rank)
+    return model
+
+
+def _add_means(model: ir.Model, parts: Sequence[tuple[HeadPair, PairFactors]], rank: int) -> None:
     stored = {value.name: value for value in model.graph.initializers.values()}
     stored |= {output.name: output for node in model.graph if node.op_type == "Constant" for output in node.outputs}
-    for candidate, rank in ranks.values():
-        for pair, factors in zip(candidate.pairs, candidate.parts, strict=True):
-            intercept, change = pair.left.site.intercept, factors.shift(rank)
-            if intercept is not None and change is not None:
-                _add(stored[intercept.tensor.name], intercept.sign * change / intercept.factor)
-    return model
+    for pair, factors in parts:
+        intercept, change = pair.left.site.intercept, factors.shift(rank)
+        if intercept is not None and change is not None:
+            _add(stored[intercept.tensor.name], intercept.sign * change / intercept.factor)
 
 
 def _add(value: ir.Value, change: FloatArray) -> None:
     old = shrinkc_ir.stored_array(value)
     shrinkc_ir.replace_tensor(value, (old + change.reshape(old.shape)).astype(old.dtype))
+
+
+def zeroed(
+    model: ir.Model, shapes: Mapping[str, tuple[int, ...]], parts: Sequence[tuple[HeadPair, PairFactors]], rank: int
+) -> ir.Model:
+    """A copy of a model that gives what it gives with some pairs folded: the dims that go are there, and zero."""
+    copy = model.clone()
+    pairs = {pair.name: pair for pair in pairs_in(copy, Shadow.of(copy, dict(shapes))).found}
+    for pair, factors in parts:
+        factors.fold(pairs[pair.name], rank)
+    _add_means(copy, parts, rank)
+    return copy
 
 
 def lowered(model: ir.Model, shapes: Mapping[str, tuple[int, ...]], candidate: PairCandidate, rank: int) -> ir.Model:
@@ -409,20 +469,22 @@ def measured_error(
     rank: int,
     batches: Batches,
     runtime: RuntimeAdapter,
+    seed: int = 0,
 ) -> float:
-    """Error found when what pairs give is run in both models: of scores within samples, of layers around their means.
+    """Error found when what pairs give is run in both models: of all queries with all keys, of layers around their means.
 
-    Without data, that of the products of the stored weights.
+    On the rows that the evidence saw; without data, that of the products of the stored weights.
     """
     after = lowered(model, shapes, candidate, rank)
     if not batches:
         return float(np.mean([_weights_error(pair, _same(after, shapes, pair)) for pair in candidate.pairs]))
-    few = batches[:MEASURED_BATCHES]
-    return float(np.mean([_outputs_error(model, after, pair, few, runtime) for pair in candidate.pairs]))
-
-
-MEASURED_BATCHES = 4
-"""Batches that an error is measured on; a run of the whole model each time."""
+    found = []
+    for pair, factors in candidate.paired():
+        # Weights of other scores would show behind values, too: where both go together the values' own part is looked at.
+        own = zeroed(model, shapes, [(pair, factors)], rank) if pair.is_read and len(candidate.pairs) > 1 else after
+        look = _read_error if pair.is_read else _scores_error
+        found.append(look((pair, _same(own, shapes, pair)), _Rows((model, own), batches, runtime, seed)))
+    return float(np.mean(found))
 
 
 def _same(model: ir.Model, shapes: Mapping[str, tuple[int, ...]], pair: HeadPair) -> HeadPair:
@@ -437,24 +499,66 @@ def _weights_error(before: HeadPair, after: HeadPair) -> float:
     return float(np.square(wanted - given).sum() / (np.square(wanted).sum() or 1.0))
 
 
-def _outputs_error(before: ir.Model, after: ir.Model, pair: HeadPair, batches: Batches, runtime: RuntimeAdapter) -> float:
-    name = _observed(pair)
-    wanted, given = (_values(model, name, batches, runtime) for model in (before, after))
-    axes = tuple(range(wanted.ndim - 1)) if pair.is_read and pair.left.site.windows is None else (0, *range(2, wanted.ndim))
-    centre = wanted.mean(axes, keepdims=True) if pair.is_read else 0.0
+def _scores_error(both: tuple[HeadPair, HeadPair], seen: _Rows) -> float:
+    """Share of the squared scores that is lost, over all queries and keys of all samples.
+
+    ``q^T k - q'^T k'`` is ``z_q^T S z_k`` with ``z`` the dims before and after, and ``S`` the signs of both; over all pairs of
+    rows its mean square is ``tr(G_q S G_k S)`` with ``G`` their second moments.
+    """
+    sides = [(both[0].left, both[1].left), (both[0].right, both[1].right)]
+    grams = [_grams([rows[:, side.places] for rows, side in zip(seen.of(own), own, strict=True)]) for own in sides]
+    dims = both[0].dims
+    signs = np.where(np.arange(grams[0].shape[-1]) < dims, 1.0, -1.0)
+    queries, keys = grams
+    lost = np.einsum("hde,hde,d,e->", queries, keys, signs, signs)
+    energy = np.einsum("hde,hde->", queries[:, :dims, :dims], keys[:, :dims, :dims])
+    return float(lost / (energy or 1.0))
+
+
+def _grams(dims: list[FloatArray]) -> FloatArray:
+    """Second moments of dims before and after together, summed over members: ``(heads, both, both)``."""
+    together = np.concatenate(dims, axis=-1)
+    found: FloatArray = np.einsum("rhmd,rhme->hde", together, together, optimize=True) / len(together)
+    return found
+
+
+def _read_error(both: tuple[HeadPair, HeadPair], seen: _Rows) -> float:
+    """Share of the variance of a layer behind heads that is lost (of its energy, where no bias takes up its mean)."""
+    wanted, given = seen.of((both[0].left, both[1].left))
+    centre = 0.0 if both[0].left.site.intercept is None else wanted.mean(0)
     return float(np.square(wanted - given).sum() / (np.square(wanted - centre).sum() or 1.0))
 
 
-def _observed(pair: HeadPair) -> str:
-    """The value that a pair's errors are of: scores, or what the layer gives with its bias."""
-    site = pair.left.site
-    if not pair.is_read or site.intercept is None or site.intercept.is_own:
-        return site.name if pair.is_read else pair.name
-    return next(usage.node.outputs[0].name or "" for usage in site.output.uses())
+@dataclass(frozen=True, eq=False)
+class _Rows:
+    """What layers give in two models, on the rows that the evidence saw."""
+
+    models: tuple[ir.Model, ir.Model]
+    batches: Batches
+    runtime: RuntimeAdapter
+    seed: int
+
+    def of(self, sides: tuple[Side, Side]) -> list[FloatArray]:
+        """Rows of one layer before and after, biases behind it included; ``(rows, outputs)`` each."""
+        site = sides[0].site
+        n_samples = sum(len(next(iter(batch.values()))) for batch in self.batches)
+        width = site.inputs // site.groups * site.taps if sides[0].reads else site.outputs // site.groups
+        sampling = response_sampling(site, width, n_samples, self.seed)
+        walks = [self._walk(model, side.site) for model, side in zip(self.models, sides, strict=True)]
+        places = [
+            positions_of(site, number, walks[0].value(site.data.name or "", number), sampling)
+            for number in range(walks[0].n_batches)
+        ]
+        return [_gathered(walk, side, places) for walk, side in zip(walks, sides, strict=True)]
+
+    def _walk(self, model: ir.Model, site: Site) -> Walk:
+        walk = Walk(model, self.batches, self.runtime, needed_values([site]))
+        walk.advance((walk.place(site.name) or 0) + 1)
+        return walk
 
 
-def _values(model: ir.Model, name: str, batches: Batches, runtime: RuntimeAdapter) -> FloatArray:
-    copy = model.clone()
-    value = next(output for node in copy.graph for output in node.outputs if output.name == name)
-    copy.graph.outputs[:] = [value]
-    return np.concatenate([batch[name] for batch in outputs_of(copy, batches, runtime)]).astype(np.float64)
+def _gathered(walk: Walk, side: Side, places: Sequence[Positions | None]) -> FloatArray:
+    parts = [rows(side.site, walk.value(side.site.name, number), own)[0] for number, own in enumerate(places)]
+    added = side.bias() - side.site.bias().reshape(-1)
+    found: FloatArray = np.concatenate(parts).astype(np.float64) + added
+    return found

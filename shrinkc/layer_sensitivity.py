@@ -17,7 +17,7 @@ from shrinkc.evidence.responses import Batches
 from shrinkc.evidence.sensitivity import distance_between, outputs_of
 from shrinkc.evidence.sites import Site
 from shrinkc.factorable import Candidate, layers_of
-from shrinkc.head_folding import PairCandidate, lowered
+from shrinkc.head_folding import PairCandidate, zeroed
 from shrinkc.shapes import Shadow
 from shrinkc.stages import composed
 
@@ -54,7 +54,7 @@ def layer_sensitivities(
         if error < LEAST_ERROR:
             continue
         if isinstance(candidate, PairCandidate):
-            probed = lowered(model, shadow.input_shapes, candidate, rank)
+            probed = zeroed(model, shadow.input_shapes, candidate.paired(), rank)
             found[candidate.name] = distance_between(reference, outputs_of(probed, batches, runtime)) / error
             continue
         undo = _put_product(sites[candidate.name], candidate, rank)

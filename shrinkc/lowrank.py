@@ -1,32 +1,30 @@
-"""Factorising as a stage: layers are found, timed, replaced by chains, and what that cost is measured."""
+"""Factorising as a stage: layers are found, replaced by chains, and what that cost is measured."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import onnx_ir as ir
 
-from shrinkc import ir as shrinkc_ir
 from shrinkc import registry
-from shrinkc.api import RunConfig, RuntimeAdapter, Session
+from shrinkc.analysis.kinds import Kind
+from shrinkc.api import RunConfig, RuntimeAdapter
 from shrinkc.canonicalize import drop_unused
-from shrinkc.errors import BuildError, RecipeError
+from shrinkc.errors import RecipeError
 from shrinkc.evidence.patches import rows
 from shrinkc.evidence.responses import Batches, needed_values, positions_of, response_sampling
-from shrinkc.evidence.sites import Site
 from shrinkc.evidence.walking import Walk
-from shrinkc.factorable import Candidate, Found, Scope, Whole, candidates_in, is_recurrent, is_table, layers_of
+from shrinkc.factorable import Candidate, Found, Scope, candidates_in, is_recurrent, layers_of
 from shrinkc.factoring import factorise
 from shrinkc.factors import Chain, Factorization, Form, energy
 from shrinkc.head_folding import Folded, PairCandidate, folded, measured_error, with_means
-from shrinkc.latency.layer_times import LayerTimes, time_layers
+from shrinkc.layer_timing import element_type, micro_model
 from shrinkc.plan import Rank
-from shrinkc.recipe import Recipe
-from shrinkc.report.model import FactorRow
+from shrinkc.recipe import AUTO, Recipe
 from shrinkc.shapes import Shadow
-from shrinkc.stages import RECURRENT, Stage, composed, layer_model
+from shrinkc.stages import RECURRENT, Stage, composed
 
 DEFAULT_FORMS = ("pointwise", "matrix", "recurrent", "embedding")
 """Rewrites that are tried where none were named; the others look at second moments of whole patches, which takes time."""
@@ -34,12 +32,19 @@ DEFAULT_FORMS = ("pointwise", "matrix", "recurrent", "embedding")
 
 def scope_of(recipe: Recipe, only: frozenset[str] | None = None) -> Scope:
     """What a recipe lets be factorised, and how."""
-    names = DEFAULT_FORMS if recipe.forms is None else [name.strip() for name in recipe.forms.split(",")]
+    names = _default_forms(recipe) if recipe.forms is None else [name.strip() for name in recipe.forms.split(",")]
     wants_bytes = recipe.params is not None or recipe.size is not None
     built: list[Form] = [registry.built("rewrites", name) for name in names]
     forms = tuple(form for form in built if form.saves_time or wants_bytes)
     factorization: Factorization = registry.built("factorizations", recipe.factorization)
     return Scope(forms, factorization, recipe.round_to, recipe.exclude, recipe.include, only)
+
+
+def _default_forms(recipe: Recipe) -> tuple[str, ...]:
+    """Pairs as well where each layer gets whatever costs it least, unless the dims of heads may go as they are stored."""
+    if recipe.method != AUTO or Kind.HEAD_DIM in recipe.kinds():
+        return DEFAULT_FORMS
+    return (*DEFAULT_FORMS, "pairs")
 
 
 def found_in(model: ir.Model, shadow: Shadow, scope: Scope, batches: Batches, runtime: RuntimeAdapter, seed: int) -> Found:
@@ -57,68 +62,6 @@ def found_in(model: ir.Model, shadow: Shadow, scope: Scope, batches: Batches, ru
             hint="give --data, or --factorization bn-svd",
         )
     return candidates_in(model, shadow, scope, batches, runtime, seed)
-
-
-@dataclass
-class Times:
-    """CPU times of layers, whole and factorised, measured once for every rank.
-
-    Attributes
-    ----------
-    model : ir.Model
-    shadow : Shadow
-    runtime : RuntimeAdapter
-    threads : int
-    """
-
-    model: ir.Model
-    shadow: Shadow
-    runtime: RuntimeAdapter
-    threads: int
-    known: dict[tuple[str, str, int], LayerTimes | None] = field(default_factory=dict)
-
-    def of(self, candidate: Candidate, rank: int) -> LayerTimes | None:
-        """Times of one layer at one rank; None where the runtime cannot run it by itself."""
-        if isinstance(candidate, PairCandidate):
-            return None  # no layer is added, and those there are get narrower
-        key = (candidate.name, candidate.form.name, rank)
-        if key not in self.known:
-            self.known[key] = self._measured(candidate, rank)
-        return self.known[key]
-
-    def _measured(self, candidate: Candidate, rank: int) -> LayerTimes | None:
-        chains = (candidate.dense_chain(), candidate.chain(rank))
-        shape = self.shadow.shape(candidate.site.data)
-        if shape is None:
-            return None
-        data = made_up(candidate.site, shape)
-        try:
-            before, after = (self._session(candidate.site, chain) for chain in chains)
-            return time_layers(before, after, {"x": data})
-        except BuildError:
-            return None
-
-    def _session(self, site: Site, chain: Chain) -> Session:
-        return self.runtime.load(micro_model(self.model, site, chain.stages), RunConfig(threads=self.threads))
-
-
-def made_up(site: Site, shape: tuple[int, ...]) -> np.ndarray:
-    """Inputs for timing one layer: normal numbers, or rows of a table."""
-    generator = np.random.default_rng(0)
-    if is_table(site):
-        return generator.integers(0, site.inputs, shape).astype((site.data.dtype or ir.DataType.INT64).numpy())
-    return generator.standard_normal(shape).astype(_element_type(site))
-
-
-def micro_model(model: ir.Model, site: Site, stages: Sequence[Stage]) -> bytes:
-    """A layer of a model as a model of its own, as stages say it."""
-    dtype = shrinkc_ir.stored_array(site.weight).dtype
-    data_type = int(site.data.dtype or ir.DataType.from_numpy(dtype))
-    return layer_model(stages, model.graph.opset_imports, model.ir_version, data_type, dtype)
-
-
-def _element_type(site: Site) -> np.dtype[np.generic]:
-    return shrinkc_ir.stored_array(site.weight).dtype
 
 
 @dataclass(frozen=True, eq=False)
@@ -178,7 +121,7 @@ def factorised(
     drop_unused(copy)
     alone = {name: candidate for name, candidate in chosen.items() if name not in pairs}
     measured = _measured_errors(model, alone, chains, batches, runtime, seed)
-    measured |= {name: measured_error(model, shapes, *own, batches, runtime) for name, own in pairs.items()}
+    measured |= {name: measured_error(model, shapes, *own, batches, runtime, seed) for name, own in pairs.items()}
     return Factorised(copy, added, chains, chosen, measured, base, fold)
 
 
@@ -215,7 +158,7 @@ def _measured_errors(
 
 def _weight_error(candidate: Candidate, chain: Chain) -> float:
     """Share of the squared weights that the stored factors lose."""
-    dtype = _element_type(candidate.site)
+    dtype = element_type(candidate.site)
     stored = [Stage(stage.op_type, stage.weight.astype(dtype), stage.bias, stage.attributes) for stage in chain.stages]
     product, layer = candidate.as_matrix(composed(stored)[0]), candidate.layer
     return float(np.square(layer.weight - product).sum() / (np.square(layer.weight).sum() or 1.0))
@@ -227,7 +170,7 @@ def _output_error(
     """Run a chain on what the layer reads and compare it with what the layer gave, on the rows that the evidence saw."""
     site, layer = candidate.site, candidate.layer
     session = runtime.load(micro_model(model, site, _linear(chain.stages)), RunConfig(threads=0))
-    weight = layer.weight[0].astype(_element_type(site)) if is_recurrent(site) else None
+    weight = layer.weight[0].astype(element_type(site)) if is_recurrent(site) else None
     width = site.inputs // site.groups * site.taps if layer.inputs is not None else site.outputs // site.groups
     sampling = response_sampling(site, width, n_samples, seed)
     squared, count = 0.0, 0
@@ -249,61 +192,3 @@ def _linear(stages: Sequence[Stage]) -> list[Stage]:
         Stage("MatMul", stage.weight.reshape(-1, stage.weight.shape[-1]).T) if stage.op_type in RECURRENT else stage
         for stage in stages
     ]
-
-
-def report_rows(
-    found: Found,
-    ranks: Sequence[Rank],
-    built: Factorised | None,
-    times: Times | None,
-    refused: Mapping[str, Rank],
-) -> tuple[FactorRow, ...]:
-    """A row for every layer: factorised, or whole and why."""
-    steps = {step.layer: step for step in ranks}
-    candidates = {(candidate.name, candidate.form.name): candidate for candidate in found.candidates}
-    table = []
-    for name in dict.fromkeys(candidate.name for candidate in found.candidates):
-        step = steps.get(name) or refused.get(name)
-        if step is None:
-            table.append(FactorRow(name, reason="the budget is met without it"))
-            continue
-        candidate = candidates[(name, step.form)]
-        seen = None if times is None else times.known.get((name, step.form, step.rank))
-        table.append(_row(candidate, step, built, seen, is_refused=name not in steps))
-    return (*table, *(FactorRow(whole.layer, reason=whole.reason) for whole in found.whole))
-
-
-def _row(candidate: Candidate, step: Rank, built: Factorised | None, seen: LayerTimes | None, *, is_refused: bool) -> FactorRow:
-    own = candidate if built is None or is_refused else built.candidates[candidate.name]
-    return FactorRow(
-        candidate.name,
-        form=step.form,
-        rank=step.rank,
-        full_rank=own.full_rank,
-        break_even=own.largest_rank,
-        predicted_error=own.error(step.rank),
-        measured_error=None if built is None or is_refused else built.measured[candidate.name],
-        cpu_before_s=None if seen is None else seen.before_s,
-        cpu_after_s=None if seen is None else seen.after_s,
-        reason=SLOWER if is_refused else "",
-    )
-
-
-SLOWER = "measured, it takes no less time than the layer whole"
-
-
-def slower(ranks: Sequence[Rank], candidates: Sequence[Candidate], times: Times) -> list[Rank]:
-    """Steps that save work but no time on the runtime at hand."""
-    by_key = {(candidate.name, candidate.form.name): candidate for candidate in candidates}
-    measured = [(step, times.of(by_key[(step.layer, step.form)], step.rank)) for step in ranks]
-    return [step for step, seen in measured if seen is not None and not seen.is_faster and _saves_time(by_key, step)]
-
-
-def _saves_time(by_key: Mapping[tuple[str, str], Candidate], step: Rank) -> bool:
-    return by_key[(step.layer, step.form)].form.saves_time
-
-
-def without(found: Found, layers: Mapping[str, Rank]) -> Found:
-    """What is left to choose from once some layers are refused."""
-    left = tuple(candidate for candidate in found.candidates if candidate.name not in layers)
-    return Found(left, (*found.whole, *(Whole(name, SLOWER) for name in layers)))

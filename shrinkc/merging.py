@@ -22,8 +22,8 @@ from shrinkc.factorable import SLIDING, layers_of, own_bias
 from shrinkc.factoring import data_of, factorise
 from shrinkc.factors import Chain
 from shrinkc.latency.layer_times import time_layers
+from shrinkc.layer_timing import made_up, micro_model
 from shrinkc.log import Progress
-from shrinkc.lowrank import made_up, micro_model
 from shrinkc.opening import Merge
 from shrinkc.shapes import Shadow
 from shrinkc.stages import Stage, composed

@@ -16,7 +16,7 @@ from shrinkc.artifacts import Artifacts, check_paths
 from shrinkc.calibrating import for_recovery, makes_up_data, needs_data, needs_gradients, shared_out
 from shrinkc.carrying_out import built, recovered
 from shrinkc.deciding import check_not_empty, decided
-from shrinkc.errors import GateError, RecipeError
+from shrinkc.errors import GateError
 from shrinkc.evidence import data as evidence_data
 from shrinkc.evidence import gradients as evidence_gradients
 from shrinkc.evidence import sources
@@ -30,7 +30,7 @@ from shrinkc.opening import Opened, loaded, open_model
 from shrinkc.pacing import missed
 from shrinkc.plan import Plan
 from shrinkc.planning import Planned
-from shrinkc.recipe import CHANNELS, Recipe
+from shrinkc.recipe import Recipe
 from shrinkc.report.model import Report
 from shrinkc.reporting import carried_out, predicted, write_recipe, written
 from shrinkc.run import Run
@@ -162,8 +162,8 @@ def compress(
         timed = _timed(opened, recipe, runtime, threads, tables, progress) if saved is None else None
         opened = opened if timed is None else timing.with_forecast(opened, timed)
         shared = for_recovery(shared, opened, recipe)
-        times = layer_times(opened, recipe, runtime, threads) if measure_latency and not dry_run else None
-        factorising = Factorising(opened, recipe, shared.calibration, runtime, progress, times)
+        times = layer_times(opened, recipe, runtime, threads, tables) if measure_latency and not dry_run else None
+        factorising = Factorising(opened, recipe, shared.calibration, runtime, progress, times, timed)
         run = Run(opened, recipe, artifacts, shared, runtime, progress, factorising, threads, timed, memory)
         if saved is None:
             known: Mapping[str, FloatArray] = {} if gradients is None else evidence_gradients.load(gradients, opened.analysis)
@@ -191,12 +191,6 @@ def _timed(
     """Times of the layers, where a budget asks for them or a table gives them."""
     if recipe.latency_budget() is None and tables.table is None:
         return None
-    if recipe.method != CHANNELS:
-        raise RecipeError(
-            "a table of layers does not predict how long factors take",
-            where=f"--latency-table, --method {recipe.method}",
-            hint="leave one of them out",
-        )
     return timing.timed(opened, target.load(recipe.target), runtime, RunConfig(threads=threads), tables, progress)
 
 

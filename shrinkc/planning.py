@@ -18,9 +18,10 @@ from shrinkc.budget import Budget
 from shrinkc.edits import make_plan
 from shrinkc.errors import BudgetError, PluginError, RecipeError, UnsupportedGraphError
 from shrinkc.factorable import Found
+from shrinkc.factored_latency import FactoredTimes
 from shrinkc.graphs import inner_graphs
 from shrinkc.plan import Plan
-from shrinkc.rank_allocation import RankAllocating, best_forms
+from shrinkc.rank_allocation import RankAllocating, apart, best_forms
 from shrinkc.recipe import AUTO, LOWRANK, Recipe
 
 
@@ -106,6 +107,7 @@ def planned_with_ranks(
     *,
     found: Found,
     sensitivity: Mapping[str, float],
+    times: FactoredTimes | None = None,
 ) -> Planned:
     """Plan of ranks, and of channels too where the method is ``auto``; ``scored`` is of the channels, see :func:`planned_for`.
 
@@ -130,10 +132,11 @@ def planned_with_ranks(
         analysis,
         cost,
         allocator,
-        best_forms(found.candidates, FORM_SHARE),
+        apart(best_forms(found.candidates, FORM_SHARE), FORM_SHARE, sensitivity),
         channels=channels,
         sensitivity=sensitivity,
         quantities=[budget.quantity for budget in budgets] or ("macs",),
+        times=times,
     )
     allocation = problem.within(budgets, found.whole)
     plan = make_plan(analysis, allocation.keep, model_sha256, recipe.to_json())

@@ -20,7 +20,8 @@ from shrinkc.api import Allocator, FloatArray, Group, Problem
 from shrinkc.budget import Budget
 from shrinkc.errors import BudgetError
 from shrinkc.factorable import Candidate, Whole
-from shrinkc.factored_cost import FactoredCost
+from shrinkc.factored_cost import FactoredCost, Kept
+from shrinkc.factored_latency import FactoredTimes
 from shrinkc.plan import Rank
 
 
@@ -50,6 +51,8 @@ class RankAllocating:
         Error of the model's outputs per error of the layer's; layers that are not named count 1.
     quantities : sequence of str
         What the budget is of.
+    times : FactoredTimes or None
+        Of the layers; with them no layer gets a rank at which it is predicted to take no less time.
     """
 
     def __init__(
@@ -62,10 +65,11 @@ class RankAllocating:
         channels: Allocating | None = None,
         sensitivity: Mapping[str, float] | None = None,
         quantities: Sequence[str] = ("macs",),
+        times: FactoredTimes | None = None,
     ) -> None:
         self._analysis, self._allocator, self._channels, self._dense = analysis, allocator, channels, cost.dense()
         self._candidates = {candidate.name: candidate for candidate in candidates}
-        self._cost = FactoredCost(analysis, cost, self._candidates)
+        self._cost = FactoredCost(analysis, cost, self._candidates, times)
         self._curves = {
             name: allocation_errors(candidate) * (sensitivity or {}).get(name, 1.0)
             for name, candidate in self._candidates.items()
@@ -102,7 +106,7 @@ class RankAllocating:
         ranks = {}
         for name, candidate in self._candidates.items():
             rank = rounded(candidate, widths[name])
-            if rank and candidate.pays(rank, *self._cost.widths(name, is_kept)):
+            if rank and self._cost.gain(name, rank, *self._cost.widths(name, is_kept)) is not None:
                 ranks[name] = rank
         steps = tuple(Rank(name, self._candidates[name].form.name, rank) for name, rank in ranks.items())
         return RankAllocation(keep, steps, self._cost.of(is_kept, ranks), pressure)
@@ -129,7 +133,8 @@ class RankAllocating:
             "no admissible ranks meet the budget" if self._channels is None else "no admissible plan meets the budget",
             where="; ".join(f"{budget.describe(dense)}: at best {budget.show(best.cost)}" for budget in missed),
             because="these stay whole: " + ", ".join([*reasons[:3], *more]) if reasons else "",
-            hint="raise the budget, lower --round-to, or try --method auto, which removes channels too",
+            hint="raise the budget, or lower --round-to"
+            + ("; --method auto removes channels too" if self._channels is None else ""),
         )
 
 
@@ -182,8 +187,7 @@ class _Prices:
         self._counters = [RunningCost(cost.parts(name), analysis.n_classes) for name in quantities]
         self._dense = [max(1.0, counter.of(self._named)) for counter in self._counters]
         self._base = list(self._dense)
-        self._channel_counts: dict[str, tuple[int | None, int | None]] = {}
-        self._changes: dict[tuple[str, int], list[float]] = {}
+        self._channel_counts: dict[str, Kept] = {}
 
     def price(self, widths: Mapping[str, float]) -> float:
         """Share that is left under widths of groups and ranks of layers; what is not named is whole."""
@@ -214,25 +218,54 @@ class _Prices:
         """What factorising saves at the widths of now; never a loss, as the layer would stay whole."""
         if name not in self._channel_counts:
             self._channel_counts[name] = self._factored.widths(name, self._is_kept)
-        change = self._factored.change(name, rank, *self._channel_counts[name])
-        return [min(0.0, float(getattr(change, quantity))) for quantity in self._quantities]
+        gain = self._factored.gain(name, rank, *self._channel_counts[name])
+        if gain is None:
+            return [0.0] * len(self._quantities)
+        return [min(0.0, float(getattr(gain, quantity) or 0.0)) for quantity in self._quantities]
 
 
 def best_forms(candidates: Sequence[Candidate], share: float) -> tuple[Candidate, ...]:
-    """One candidate a layer: that with the least error at about ``share`` of the layer's work."""
+    """One candidate a name: that with the least error at about ``share`` of the layer's work."""
     by_layer: dict[str, list[Candidate]] = {}
     for candidate in candidates:
         by_layer.setdefault(candidate.name, []).append(candidate)
     return tuple(min(own, key=_error_at(share)) for own in by_layer.values())
 
 
+def apart(candidates: Sequence[Candidate], share: float, sensitivity: Mapping[str, float]) -> tuple[Candidate, ...]:
+    """Candidates of which no two change the same layer: several layers together, or each by itself, whichever loses less.
+
+    What is compared is the error of the outputs per saved multiply-accumulate at about ``share`` of the work.
+    """
+    own = {candidate.name: candidate for candidate in candidates if candidate.layers == (candidate.name,)}
+    dropped: set[str] = set()
+    for candidate in candidates:
+        rivals = [own[name] for name in candidate.layers if name in own and own[name] is not candidate]
+        if rivals:
+            is_better = _loss([candidate], share, sensitivity) <= _loss(rivals, share, sensitivity)
+            dropped |= {rival.name for rival in rivals} if is_better else {candidate.name}
+    return tuple(candidate for candidate in candidates if candidate.name not in dropped)
+
+
+def _loss(candidates: Sequence[Candidate], share: float, sensitivity: Mapping[str, float]) -> float:
+    """Error per saved multiply-accumulate."""
+    ranks = [(candidate, _rank_at(candidate, share)) for candidate in candidates]
+    able = [(candidate, rank) for candidate, rank in ranks if rank]
+    saved = sum(candidate.dense().macs - candidate.work(rank).macs for candidate, rank in able)
+    error = sum(float(candidate.errors[rank]) * sensitivity.get(candidate.name, 1.0) for candidate, rank in able)
+    return error / saved if saved > 0 else float("inf")
+
+
 def _error_at(share: float) -> Callable[[Candidate], float]:
     def error(candidate: Candidate) -> float:
-        affordable = [
-            rank
-            for rank in range(candidate.step, candidate.largest_rank + 1, candidate.step)
-            if candidate.work(rank).macs <= share * candidate.dense().macs
-        ]
-        return float(candidate.errors[affordable[-1]]) if affordable else float("inf")
+        rank = _rank_at(candidate, share)
+        return float(candidate.errors[rank]) if rank else float("inf")
 
     return error
+
+
+def _rank_at(candidate: Candidate, share: float) -> int:
+    """Largest admissible rank that takes no more than a share of the whole work; 0 if none does."""
+    dense, step = candidate.dense().macs, candidate.step
+    ranks = range(step, candidate.largest_rank + 1, step)
+    return max((rank for rank in ranks if candidate.work(rank).macs <= share * dense), default=0)

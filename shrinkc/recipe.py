@@ -220,21 +220,14 @@ def _check_method(recipe: Recipe) -> None:
         raise RecipeError(
             "a ratio is one of channels; ranks need a budget", where=f"--method {recipe.method}", hint="give --macs or --params"
         )
-    if recipe.latency_budget() is not None:
-        raise RecipeError(
-            "a budget of time is met by removing channels",
-            where=f"--method {recipe.method}",
-            because="nothing predicts how long factors take before they are built",
-            hint="give --macs or --params; layers that gain no time stay whole all the same",
-        )
     if isinstance(registry.built("allocators", recipe.allocator), Prescription):
         raise RecipeError("the allocator prescribes widths of channels", where=f"--allocator {recipe.allocator}")
     registry.built("factorizations", recipe.factorization)
     for name in [] if recipe.forms is None else recipe.forms.split(","):
         form = registry.built("rewrites", name.strip())
-        if recipe.method == AUTO and hasattr(form, "candidates"):  # a JointForm
+        if recipe.method == AUTO and hasattr(form, "candidates") and Kind.HEAD_DIM in recipe.kinds():  # a JointForm
             raise RecipeError(
-                "a form of several layers does not go together with removing channels",
-                where=f"--forms {name.strip()}",
-                hint="--method lowrank, and the result once more with --method channels",
+                "both choose the dims of heads",
+                where=f"--forms {name.strip()}, --prune {recipe.prune}",
+                hint="leave head-dim out of --prune: pairs remove what matters least of turned heads",
             )

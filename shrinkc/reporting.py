@@ -66,7 +66,9 @@ def carried_out(run: Run, chosen: Planned, built: Built, recovered: Recovered, s
         Of the files of the model.
     """
     report = predicted(run, chosen)
-    counted = report.after if built.factorised is None else counted_cost(built.model, run.opened.shapes)
+    counted = report.after
+    if built.factorised is not None:
+        counted = replace(counted_cost(built.model, run.opened.shapes), latency_s=report.after.latency_s)
     return replace(
         report,
         is_written=True,

@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import os
 import sys
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -41,11 +43,14 @@ class Timed:
         ``measured``, ``recorded`` or ``estimated``.
     detail : str
         For the report.
+    extend : callable of sequence of Layer to sequence of Layer
+        Makes further layers known to the forecast's times, and returns those that cannot be.
     """
 
     forecast: Forecast
     basis: str
     detail: str
+    extend: Callable[[Sequence[Layer]], Sequence[Layer]] = lambda layers: ()
 
 
 @dataclass(frozen=True)
@@ -103,7 +108,9 @@ def _recorded(opened: Opened, path: Path) -> Timed:
             hint="record it anew with this model: `shrinkc targets calibrate`",
         )
     where = f"{table.runtime} {table.version}, {table.machine.get('processor', 'unknown processor')}, {table.threads} thread(s)"
-    return Timed(forecast(opened.analysis, table), RECORDED, where)
+    return Timed(
+        forecast(opened.analysis, table), RECORDED, where, lambda layers: [one for one in layers if _lacks(table, one)]
+    )
 
 
 def _lacks(table: Table, layer: Layer) -> bool:
@@ -123,19 +130,34 @@ def _measured(opened: Opened, runtime: RuntimeAdapter, config: RunConfig, cache:
     detail = (
         f"layers timed one by one on {runtime.name} {table.version}, {config.threads} thread(s); their sum times {factor:.2f}"
     )
-    return Timed(found.scaled(factor), MEASURED, detail)
+    return Timed(found.scaled(factor), MEASURED, detail, partial(_recorded_too, table, runtime, config, cache))
+
+
+def _recorded_too(
+    table: Table, runtime: RuntimeAdapter, config: RunConfig, cache: Path, layers: Sequence[Layer]
+) -> Sequence[Layer]:
+    """Measure further layers that are wider than what the table tells already, and store it again if it grew."""
+    wider = [layer for layer in layers if _lacks(table, layer)]
+    if recording.record(table, wider, recording.timer_of(runtime, config)):
+        tables.save(table, cache_file(cache, runtime, config))
+    return ()
 
 
 def cached_table(opened: Opened, runtime: RuntimeAdapter, config: RunConfig, cache: Path, progress: Progress) -> Table:
     """Table with all layers of a model, from a folder as far as it is there, and stored again if it grew."""
-    version = runtime.probe().version
-    path = cache / f"{runtime.name}-{_key(runtime.name, version, config)}.json"
+    version, path = runtime.probe().version, cache_file(cache, runtime, config)
     timer = recording.timer_of(runtime, config)
     with progress.stage("timing layers"):
         table = tables.read(path) if path.is_file() else recording.new_table(runtime.name, version, config, timer)
         if recording.record(table, layers_of(opened.analysis), timer):
             tables.save(table, path)
     return table
+
+
+def cache_file(cache: Path, runtime: RuntimeAdapter, config: RunConfig, what: str = "") -> Path:
+    """Where times measured here are kept: of layers, or of something else."""
+    name = "-".join(filter(None, (runtime.name, what, _key(runtime.name, runtime.probe().version, config))))
+    return cache / f"{name}.json"
 
 
 def _key(runtime: str, version: str, config: RunConfig) -> str:

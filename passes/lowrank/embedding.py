@@ -36,6 +36,10 @@ class Embedding:
         rows = sizes.samples * math.prod(sizes.made)
         return Work(rows * rank * outputs, rank * (inputs + outputs))
 
+    def inner_widths(self, site: Site, rank: int) -> tuple[int, ...]:
+        """See :class:`shrinkc.factors.Form`."""
+        return (rank,)
+
     def factored(self, site: Site, layer: LinearLayer, basis_of: BasisOf) -> EmbeddingFactors:
         """See :class:`shrinkc.factors.Form`."""
         return EmbeddingFactors(layer, basis_of(layer))

@@ -36,6 +36,10 @@ class Matrix:
         elements = rank * (inputs + outputs)
         return Work(sizes.samples * int(np.prod(sizes.made)) * elements, elements)
 
+    def inner_widths(self, site: Site, rank: int) -> tuple[int, ...]:
+        """See :class:`shrinkc.factors.Form`."""
+        return (rank,)
+
     def factored(self, site: Site, layer: LinearLayer, basis_of: BasisOf) -> MatrixFactors:
         """See :class:`shrinkc.factors.Form`."""
         return MatrixFactors(site, layer, basis_of)

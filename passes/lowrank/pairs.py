@@ -7,14 +7,12 @@ any, see :mod:`shrinkc.head_folding`.  No layer is added, and the scale of the s
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import onnx_ir as ir
 
 from shrinkc.api import RuntimeAdapter
 from shrinkc.evidence.responses import Batches
-from shrinkc.factorable import Candidate, Found, Scope
-from shrinkc.head_folding import PairCandidate, pair_candidates
+from shrinkc.factorable import Found, Scope
+from shrinkc.head_folding import pair_candidates
 from shrinkc.shapes import Shadow
 
 
@@ -29,7 +27,3 @@ class Pairs:
     ) -> Found:
         """See :class:`shrinkc.factorable.JointForm`."""
         return pair_candidates(self, model, shadow, scope, batches, runtime, seed)
-
-    def layers(self, candidate: Candidate) -> Sequence[str]:
-        """See :class:`shrinkc.factorable.JointForm`."""
-        return candidate.layers if isinstance(candidate, PairCandidate) else ()

@@ -41,6 +41,10 @@ class Pointwise:
         elements = rank * (inputs * site.taps + outputs)
         return Work(sizes.samples * int(np.prod(sizes.made)) * elements, elements)
 
+    def inner_widths(self, site: Site, rank: int) -> tuple[int, ...]:
+        """See :class:`shrinkc.factors.Form`."""
+        return (site.groups * rank,)
+
     def factored(self, site: Site, layer: LinearLayer, basis_of: BasisOf) -> PointwiseFactors:
         """See :class:`shrinkc.factors.Form`."""
         return PointwiseFactors(site, layer, basis_of)

@@ -37,6 +37,10 @@ class Recurrent:
         elements = rank * (inputs + outputs)
         return Work(sizes.samples * math.prod(sizes.made) * elements, elements)
 
+    def inner_widths(self, site: Site, rank: int) -> tuple[int, ...]:
+        """See :class:`shrinkc.factors.Form`."""
+        return (rank,)
+
     def factored(self, site: Site, layer: LinearLayer, basis_of: BasisOf) -> RecurrentFactors:
         """See :class:`shrinkc.factors.Form`."""
         return RecurrentFactors(site, layer, basis_of)

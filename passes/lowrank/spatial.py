@@ -53,6 +53,10 @@ class Spatial:
         between = sizes.made[0] * sizes.read[1]
         return Work(sizes.samples * (between * first + math.prod(sizes.made) * second), first + second)
 
+    def inner_widths(self, site: Site, rank: int) -> tuple[int, ...]:
+        """See :class:`shrinkc.factors.Form`."""
+        return (rank,)
+
     def factored(self, site: Site, layer: LinearLayer, basis_of: BasisOf) -> SpatialFactors:
         """See :class:`shrinkc.factors.Form`."""
         return SpatialFactors(site, layer)

@@ -56,6 +56,10 @@ class Tucker:
         first, rest = inputs * narrow, narrow * rank * site.taps + rank * outputs
         return Work(sizes.samples * (math.prod(sizes.read) * first + math.prod(sizes.made) * rest), first + rest)
 
+    def inner_widths(self, site: Site, rank: int) -> tuple[int, ...]:
+        """See :class:`shrinkc.factors.Form`."""
+        return (input_rank(site, rank), rank)
+
     def factored(self, site: Site, layer: LinearLayer, basis_of: BasisOf) -> TuckerFactors:
         """See :class:`shrinkc.factors.Form`."""
         return TuckerFactors(site, layer, basis_of)

@@ -106,7 +106,7 @@ PLANNING_WITH_A_PLAN = tuple(name for name in PLANNING if name != "target")
     "--forms",
     metavar="NAMES",
     help="What factorised layers may look like: pointwise,matrix,recurrent,embedding,spatial,tucker,pairs.  "
-    "[default: the first four]",
+    "[default: the first four; pairs as well with --method auto]",
 )
 @click.option(
     "--merge-factors",
@@ -255,8 +255,11 @@ def _refuse_idle_latency_flags(settings: dict[str, Any], no_latency: bool) -> No
     has_budget = any(name in settings for name in ("latency", "speedup"))
     if no_latency and has_budget:
         raise click.UsageError("a budget of time is checked by measuring; --no-latency contradicts it")
-    if "latency_cache" in settings and ("latency_table" in settings or not (has_budget or "recipe" in settings)):
-        raise click.UsageError("--latency-cache has no effect without --latency or --speedup, or with --latency-table")
+    times_layers = has_budget or "recipe" in settings or settings.get("method") in ("lowrank", "auto")
+    if "latency_cache" in settings and (not times_layers or ("latency_table" in settings and "method" not in settings)):
+        raise click.UsageError(
+            "--latency-cache has no effect without --latency, --speedup or --method, or with --latency-table"
+        )
     if "latency_table" in settings and "plan" in settings:
         raise click.UsageError("--plan settles what is removed; --latency-table would have no effect")
 

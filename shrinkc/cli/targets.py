@@ -78,6 +78,7 @@ def add(file: str) -> None:
 @click.option("--runtime", help="That runs the layers, also one elsewhere (remote:..., arm64:...).  [default: the target's]")
 @click.option("--threads", type=click.IntRange(1), default=1, show_default=True)
 @click.option("--input-shapes", multiple=True, type=InputShape(), help="Size of free dimensions, x:1x3x224x224.")
+@click.option("--forms", metavar="NAMES", help="Also time the parts of layers factorised so: pointwise,matrix,spatial,tucker.")
 @click.option("-q", "--quiet", is_flag=True, help="No progress.")
 @click.option("-v", "--verbose", is_flag=True, help="Say how long it took.")
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
@@ -88,6 +89,7 @@ def calibrate(
     runtime: str | None,
     threads: int,
     input_shapes: tuple[tuple[str, tuple[int, ...]], ...],
+    forms: str | None,
     quiet: bool,
     verbose: bool,
     debug: bool,
@@ -102,7 +104,10 @@ def calibrate(
 
     progress = progress_for(quiet, verbose)
     shapes = shapes_of(input_shapes)
-    table = devices.calibrate(name, models, output, runtime=runtime, threads=threads, input_shapes=shapes, progress=progress)
+    names = [] if forms is None else [form.strip() for form in forms.split(",")]
+    table = devices.calibrate(
+        name, models, output, runtime=runtime, threads=threads, input_shapes=shapes, forms=names, progress=progress
+    )
     points = sum(map(len, table.layers.values()))
     click.echo(f"{output}: {len(table.layers)} layers, {points} points, blocks of {table.block} channels")
 

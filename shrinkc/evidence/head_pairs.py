@@ -106,6 +106,12 @@ class Pairs:
     refused: Mapping[str, str]
 
 
+FUSED = frozenset({"Attention", "GroupQueryAttention", "MultiHeadAttention", "PackedAttention", "PackedMultiHeadAttention"})
+"""Nodes that hold whole heads, of ONNX and of onnxruntime."""
+
+FUSED_HINT = "no value shows what their products give; --prune head-dim removes their dims as they are stored"
+
+
 def pairs_in(model: ir.Model, shadow: Shadow) -> Pairs:
     """Every pair of a graph.
 
@@ -119,6 +125,8 @@ def pairs_in(model: ir.Model, shadow: Shadow) -> Pairs:
     found: list[HeadPair] = []
     refused: dict[str, str] = {}
     for node in model.graph:
+        if node.op_type in FUSED:
+            refused[node.outputs[0].name or ""] = f"its heads are inside one fused node, {node.op_type}: {FUSED_HINT}"
         if node.op_type != "MatMul" or any(value is None or shadow[value].is_static for value in node.inputs):
             continue
         look = _values if _is_weighted(node.inputs[0]) else _scores

@@ -48,10 +48,16 @@ class Forecast:
         Seconds of every layer as a function of the classes that stay.
     by_node : mapping of ir.Node to int
         Number of the part a node has.
+    times : LayerTimes
+        Where the seconds of its layers come from.
+    factor : float
+        What they are multiplied by.
     """
 
     parts: tuple[Part, ...]
     by_node: Mapping[ir.Node, int]
+    times: LayerTimes
+    factor: float = 1.0
 
     def of(self, is_kept: BoolArray) -> float:
         """Seconds under one choice of kept classes."""
@@ -59,7 +65,8 @@ class Forecast:
 
     def scaled(self, factor: float) -> Forecast:
         """All times multiplied: what single layers add up to is not what a whole model takes."""
-        return Forecast(tuple(Part(part.classes, _times(part.under, factor)) for part in self.parts), self.by_node)
+        parts = tuple(Part(part.classes, _times(part.under, factor)) for part in self.parts)
+        return Forecast(parts, self.by_node, self.times, factor * self.factor)
 
 
 def _times(seconds: Callable[[BoolArray], float], factor: float) -> Callable[[BoolArray], float]:
@@ -83,7 +90,7 @@ def forecast(analysis: Analysis, times: LayerTimes) -> Forecast:
     for node in analysis.model.graph:
         if node not in parts and node.op_type not in FREE | FUSED:
             parts[node] = _traffic_part(analysis, node, times.rates)
-    return Forecast(tuple(parts.values()), {node: number for number, node in enumerate(parts)})
+    return Forecast(tuple(parts.values()), {node: number for number, node in enumerate(parts)}, times)
 
 
 def _layer_part(layer: Layer, axes: Mapping[int, Labels], times: LayerTimes) -> Part:

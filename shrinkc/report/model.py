@@ -58,6 +58,8 @@ class FactorRow:
         anything was built, and from running what was built.
     cpu_before_s, cpu_after_s : float or None
         CPU seconds of the layer by itself, whole and factorised; None where not measured.
+    predicted_before_s, predicted_after_s : float or None
+        Seconds of it inside the model by what the run's forecast of latency rests on; None where there is none.
     reason : str
         Why it stays whole; empty where it was factorised.
     """
@@ -71,6 +73,8 @@ class FactorRow:
     measured_error: float | None = None
     cpu_before_s: float | None = None
     cpu_after_s: float | None = None
+    predicted_before_s: float | None = None
+    predicted_after_s: float | None = None
     reason: str = ""
 
 

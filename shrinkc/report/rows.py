@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 
 from shrinkc.report.model import Calibration, FactorRow, Recovery, Report
@@ -163,13 +164,40 @@ def _factor_remarks(report: Report) -> list[str]:
     done = [row for row in report.factors if not row.reason]
     if not report.factors:
         return []
-    lines = [f"Factorised: {len(done)} of {len(report.factors)} layers."]
-    slow = [row for row in report.factors if row.reason and row.cpu_before_s is not None and row.cpu_after_s is not None]
+    lines = [f"Factorised: {_by_form(done)}, of {len(report.factors)} that were looked at.{_as_predicted(done)}"]
+    slow = [(row.layer, *times_of(row)) for row in report.factors if row.reason and times_of(row)]
     if slow:
-        times = [f"{row.layer} ({seconds(row.cpu_before_s or 0)} and {seconds(row.cpu_after_s or 0)})" for row in slow]
+        times = [f"{layer} ({whole} and {factorised})" for layer, whole, factorised in slow]
         more = f", and {len(times) - MOST_NAMED} more" if len(times) > MOST_NAMED else ""
-        lines.append(f"Left whole, as factors save no CPU time (whole and factorised): {', '.join(times[:MOST_NAMED])}{more}.")
+        lines.append(f"Left whole, as factors save no time (whole and factorised): {', '.join(times[:MOST_NAMED])}{more}.")
     return lines
+
+
+def _by_form(done: list[FactorRow]) -> str:
+    """How many layers, and which forms they have."""
+    forms = Counter(row.form for row in done)
+    named = ", ".join(f"{count} as {form}" for form, count in forms.most_common())
+    return f"{len(done)} layer{'' if len(done) == 1 else 's'} ({named})" if done else "no layer"
+
+
+def _as_predicted(done: list[FactorRow]) -> str:
+    """How far measured errors are from those that were predicted before anything was built."""
+    pairs = [(row.predicted_error, row.measured_error) for row in done]
+    off = [abs(found - told) / told for told, found in pairs if told is not None and found is not None and told > LEAST_ERROR]
+    return f" Errors of layers are measured as they were predicted, within {max(off):.1g} of them." if off else ""
+
+
+LEAST_ERROR = 1e-9
+"""Share of a layer's variance below which errors are rounding."""
+
+
+def times_of(row: FactorRow) -> tuple[str, str] | tuple[()]:
+    """Times of a layer whole and factorised, readable: measured by itself, else predicted; empty where neither is known."""
+    if row.cpu_before_s is not None and row.cpu_after_s is not None:
+        return seconds(row.cpu_before_s), seconds(row.cpu_after_s)
+    if row.predicted_before_s is not None and row.predicted_after_s is not None:
+        return f"{seconds(row.predicted_before_s)} predicted", f"{seconds(row.predicted_after_s)} predicted"
+    return ()
 
 
 MOST_NAMED = 3
@@ -211,11 +239,11 @@ def size(number: float) -> str:
 def factor_cells(row: FactorRow) -> tuple[str, ...]:
     """One layer for a table: form, rank, errors predicted and measured, CPU times whole and factorised, why whole."""
     rank = "-" if row.rank is None else f"{row.rank} of {row.full_rank}"
-    times = ["-" if time is None else seconds(time) for time in (row.cpu_before_s, row.cpu_after_s)]
+    times = times_of(row) or ("-", "-")
     return (row.form or "-", rank, error(row.predicted_error), error(row.measured_error), *times, row.reason)
 
 
-FACTOR_COLUMNS = ("form", "rank", "predicted error", "measured", "CPU time whole", "factorised", "stays whole, because")
+FACTOR_COLUMNS = ("form", "rank", "predicted", "measured", "time whole", "factorised", "stays whole, because")
 
 
 def seconds(number: float) -> str:

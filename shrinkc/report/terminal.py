@@ -46,12 +46,18 @@ def show_factors(report: Report, console: Console) -> None:
     tried = [row for row in report.factors if row.form is not None]
     if not tried:
         return
+    cells = [(row.layer, *factor_cells(row)) for row in tried]
+    columns = [number for number in range(len(cells[0])) if any(row[number] not in ("", "-") for row in cells)]
     table = Table(title="layers; errors: share of the variance of their outputs", title_justify="left")
-    for name in ("layer", *FACTOR_COLUMNS):
-        table.add_column(name)
-    for row in tried:
-        table.add_row(*map(escape, (row.layer, *factor_cells(row))))
+    for number in columns:
+        table.add_column(("layer", *FACTOR_COLUMNS)[number], overflow="fold", no_wrap=number in NUMBERS)
+    for row in cells:
+        table.add_row(*(escape(row[number]) for number in columns))
     console.print(table)
+
+
+NUMBERS = (1, 2, 3, 4, 5, 6)
+"""Columns that are not broken, but for names and reasons."""
 
 
 def _show_refusals(report: Report, console: Console) -> None:
