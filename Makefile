@@ -50,6 +50,7 @@ test-gpu: $(VENV)/test.stamp $(ENVIRONMENTS)/onnxruntime-gpu.stamp
 	$(ENGINES) $(BIN)/pytest -m gpu -rs
 
 $(ENVIRONMENTS)/litert.stamp:
+	@$(PYTHON312) -c '' || { echo 'onnx2tf needs Python 3.12; run: make test-engines PYTHON312=/path/to/python3.12'; exit 1; }
 	$(PYTHON312) -m venv $(ENVIRONMENTS)/litert
 	$(ENVIRONMENTS)/litert/bin/python -m pip install --quiet onnx2tf==2.6.9
 	touch $@
