@@ -1,8 +1,8 @@
 """Rendered pages of a few lines each: the data of PP-OCR's text detector.
 
-Lines as in ``text_lines.py``, some of them standing on their heads, on paper of one colour.  Preprocessing is that of the package
-``rapidocr-onnxruntime``, (x / 255 - 0.5) / 0.5 with the channels in the order blue, green, red; it differs in that pages are
-drawn at their size and not resized.
+Lines as in ``text_lines.py``, some of them standing on their heads, on paper of one colour.  Preprocessing is that of the
+package ``rapidocr-onnxruntime``, (x / 255 - 0.5) / 0.5 with the channels in the order blue, green, red; it differs in that
+pages are drawn at their size and not resized.
 """
 
 from __future__ import annotations
