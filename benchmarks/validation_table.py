@@ -39,7 +39,7 @@ def cell(row: Row | None) -> str:
         return f"{row['own']['relative']:.0e}" if row["own"]["relative"] else "0"
     if row["status"] == "failed":
         return f"**fails: {BROKE_AT[row['level']]}**"
-    return "built, not run" if row["level"] == "converted" else "not run"
+    return "not run"
 
 
 def remark(rows: Sequence[Row]) -> str:
