@@ -11,12 +11,13 @@ from pathlib import Path
 import numpy as np
 
 from shrinkc import ir as shrinkc_ir
-from shrinkc import shapes
-from shrinkc.api import RunConfig, RuntimeAdapter
+from shrinkc import registry, shapes
+from shrinkc.api import Engine, RunConfig, RuntimeAdapter
 from shrinkc.errors import RecipeError
 from shrinkc.feeding import random_input
 from shrinkc.latency import recording, roofline
 from shrinkc.latency import table as tables
+from shrinkc.latency.engine_timing import EngineTimer
 from shrinkc.latency.layers import Layer
 from shrinkc.latency.model import Forecast, forecast, layers_of
 from shrinkc.latency.table import Table
@@ -87,9 +88,32 @@ def timed(
         return _recorded(opened, sources.table)
     if target.is_here and target.runtime == runtime.name:
         return _measured(opened, runtime, config, sources.cache, progress)
+    engine = _engine_here(target)
+    if engine is not None:
+        return _recorded_here(opened, engine, config, sources.cache, progress)
     estimate = roofline.of_target(target)
     detail = f"roofline of {target.name}: {estimate.basis}"
     return Timed(forecast(opened.analysis, estimate), ESTIMATED, detail)
+
+
+def _engine_here(target: Target) -> Engine | None:
+    """The target's engine in a process of its own; None if the target is elsewhere, or the engine is not to be had."""
+    if not target.is_here:
+        return None
+    found = registry.built("runtimes", target.runtime)
+    return found if isinstance(found, Engine) and found.probe().is_available else None
+
+
+def _recorded_here(opened: Opened, engine: Engine, config: RunConfig, cache: Path, progress: Progress) -> Timed:
+    """Forecast from layers timed on an engine of this machine, kept like those of onnxruntime; whole models are not timed."""
+    version = engine.probe().version
+    path = cache / f"{engine.name}-{_key(engine.name, version, config)}.json"
+    with progress.stage(f"timing layers on {engine.name}"), EngineTimer(engine, config) as timer:
+        table = tables.read(path) if path.is_file() else timer.new_table(engine.name)
+        if recording.record(table, layers_of(opened.analysis), timer):
+            tables.save(table, path)
+    where = f"layers timed one by one on {engine.name} {table.version} on this machine, {table.threads} thread(s)"
+    return Timed(forecast(opened.analysis, table), RECORDED, where)
 
 
 def _recorded(opened: Opened, path: Path) -> Timed:
