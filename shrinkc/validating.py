@@ -28,7 +28,7 @@ from shrinkc.latency import probe
 from shrinkc.log import Progress, Silent
 from shrinkc.report import facts
 from shrinkc.report.validation import FAILED, NOT_RUN, OK, EngineResult, Validation
-from shrinkc.shapes import input_shapes
+from shrinkc.shapes import input_shapes, real_inputs
 from shrinkc.signature import read_signature
 from shrinkc.tolerances import INT8, TOLERANCES, excuse, objection, stored_type
 
@@ -224,7 +224,8 @@ def refuse_other_inputs(original: Path, compressed: Path, sizes: Mapping[str, tu
 
 
 def _face(path: Path, sizes: Mapping[str, tuple[int, ...]]) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
-    signature = read_signature(path, sizes)
+    known = {value.name for value in real_inputs(shrinkc_ir.load(path))}
+    signature = read_signature(path, {name: shape for name, shape in sizes.items() if name in known})
     return _names(signature.inputs), _names(signature.outputs)
 
 
