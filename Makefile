@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 DEMO := demo-results
 
 .PHONY: demo test lint types unit test-exports test-engines test-gpu arm64 coverage clean
-.PHONY: bench bench-evidence bench-accuracy bench-direction bench-latency bench-training
+.PHONY: bench bench-evidence bench-accuracy bench-direction bench-latency bench-training bench-validation
 
 demo: $(VENV)/core.stamp
 	$(BIN)/shrinkc compress examples/fashion_resnet.onnx \
@@ -50,6 +50,7 @@ test-gpu: $(VENV)/test.stamp $(ENVIRONMENTS)/onnxruntime-gpu.stamp
 	$(ENGINES) $(BIN)/pytest -m gpu -rs
 
 $(ENVIRONMENTS)/litert.stamp:
+	@$(PYTHON312) -c '' || { echo 'onnx2tf needs Python 3.12; run: make test-engines PYTHON312=/path/to/python3.12'; exit 1; }
 	$(PYTHON312) -m venv $(ENVIRONMENTS)/litert
 	$(ENVIRONMENTS)/litert/bin/python -m pip install --quiet onnx2tf==2.6.9
 	touch $@
@@ -97,6 +98,12 @@ bench-latency: $(VENV)/test.stamp
 bench-direction: $(VENV)/test.stamp
 	$(PIP) install --quiet pillow
 	$(BIN)/python benchmarks/direction.py
+
+# The demo model and PP-OCR's two on every runtime that is here, of those with environments of their own what `make test-engines`
+# made, and what `make arm64` did.
+bench-validation: $(VENV)/test.stamp
+	$(ENGINES) $(BIN)/python benchmarks/validation.py
+	$(BIN)/python benchmarks/readme_tables.py --write
 
 $(PEERS)/peers.stamp: benchmarks/peers/environments.sh constraints-test.txt
 	PYTHON=$(PYTHON) benchmarks/peers/environments.sh $(PEERS)

@@ -1,4 +1,4 @@
-"""The README's tables of accuracy, in Markdown, from ``benchmarks/results``.
+"""The README's tables of accuracy and of runtimes, in Markdown, from ``benchmarks/results``.
 
 python benchmarks/readme_tables.py           # prints them
 python benchmarks/readme_tables.py --write   # puts them into README.md, each between its marks
@@ -7,23 +7,52 @@ python benchmarks/readme_tables.py --write   # puts them into README.md, each be
 from __future__ import annotations
 
 import argparse
+import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from accuracy_grid import CUTS, DEFAULT
 from accuracy_rows import Summary, read, summarise
 from recovery import CUTS as RECOVERED_CUTS
+from validation_table import markdown as validation_markdown
 
 ROOT = Path(__file__).parents[1]
 TITLES = {"resnet20": "ResNet-20", "vgg16-bn-half": "VGG-16-BN, half width", "mobilenetv2-like": "MobileNetV2-like"}
 
 
+class Made(Protocol):
+    """A table that is made of the results file of its name, and stands between marks of its name.
+
+    Attributes
+    ----------
+    name : str
+    """
+
+    @property
+    def name(self) -> str:
+        """Of the results file and of the marks in the README."""
+
+    def text(self) -> str:
+        """The table in Markdown."""
+
+
+@dataclass(frozen=True)
+class Runtimes:
+    """What ``validation.py`` found."""
+
+    name: str = "validation"
+
+    def text(self) -> str:
+        """The table in Markdown."""
+        return validation_markdown(json.loads(results(self.name).read_text(encoding="utf-8")))
+
+
 @dataclass(frozen=True)
 class Table:
-    """One table.
+    """One table of accuracy.
 
     Attributes
     ----------
@@ -38,18 +67,22 @@ class Table:
     cuts: Sequence[int]
     columns: Mapping[str, tuple[str, ...]]
 
-    @property
-    def marks(self) -> tuple[str, str]:
-        """What stands before and behind the table."""
-        return f"<!-- {self.name}: made by benchmarks/readme_tables.py -->", f"<!-- end of {self.name} -->"
-
-    @property
-    def results(self) -> Path:
-        """File of the results."""
-        return ROOT / "benchmarks" / "results" / f"{self.name}.json"
+    def text(self) -> str:
+        """The table in Markdown."""
+        return markdown(self, read(results(self.name)))
 
 
-TABLES = (
+def marks(name: str) -> tuple[str, str]:
+    """What stands before and behind a table."""
+    return f"<!-- {name}: made by benchmarks/readme_tables.py -->", f"<!-- end of {name} -->"
+
+
+def results(name: str) -> Path:
+    """File of the results."""
+    return ROOT / "benchmarks" / "results" / f"{name}.json"
+
+
+TABLES: tuple[Made, ...] = (
     Table(
         "accuracy",
         CUTS,
@@ -73,6 +106,7 @@ TABLES = (
             "Torch-Pruning, with labels": ("torch-pruning ",),
         },
     ),
+    Runtimes(),
 )
 
 
@@ -98,14 +132,14 @@ def markdown(table: Table, data: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def with_table(text: str, table: Table) -> str:
+def with_table(text: str, table: Made) -> str:
     """A document with the table between its marks."""
-    begin, end = table.marks
-    marks = re.compile(f"{re.escape(begin)}.*?{re.escape(end)}", re.DOTALL)
-    if not marks.search(text):
+    begin, end = marks(table.name)
+    between = re.compile(f"{re.escape(begin)}.*?{re.escape(end)}", re.DOTALL)
+    if not between.search(text):
         raise SystemExit(f"no {begin} in the document")
-    made = markdown(table, read(table.results))
-    return marks.sub(lambda _: f"{begin}\n{made}\n{end}", text)
+    made = table.text()
+    return between.sub(lambda _: f"{begin}\n{made}\n{end}", text)
 
 
 def main() -> None:
@@ -114,7 +148,7 @@ def main() -> None:
     parser.add_argument("--write", action="store_true", help="into README.md")
     readme = ROOT / "README.md"
     if not parser.parse_args().write:
-        print(*(markdown(table, read(table.results)) for table in TABLES), sep="\n\n")
+        print(*(table.text() for table in TABLES), sep="\n\n")
         return
     text = readme.read_text(encoding="utf-8")
     for table in TABLES:

@@ -12,6 +12,7 @@ import importlib.util
 import io
 import json
 import os
+import platform
 import select
 import sys
 import threading
@@ -54,6 +55,11 @@ class Agent:
         """Send a file."""
         with open(request["name"], "rb") as stream:
             return {}, {"bytes": np.frombuffer(stream.read(), np.uint8)}
+
+    def machine(self, request: Fields, arrays: Arrays) -> Reply:
+        """What this machine is; no host or user name."""
+        system = "{} {}".format(platform.system(), platform.machine())
+        return {"processor": _processor(), "cpus": os.cpu_count(), "system": system}, {}
 
     def use(self, request: Fields, arrays: Arrays) -> Reply:
         """Import the backend."""
@@ -115,6 +121,20 @@ def _samples(execute: Callable[[], object], runs: int, seconds: float) -> tuple[
         wall.append(time.perf_counter() - started)
         cpu.append(time.process_time() - cpu_started)
     return wall, cpu
+
+
+def _processor() -> str:
+    """Name of the processor; boards with Arm's often say what the board is, and nothing of the processor."""
+    for name in ("/proc/cpuinfo", "/proc/device-tree/model"):
+        try:
+            with open(name, encoding="utf-8", errors="replace") as stream:
+                lines = stream.read().replace("\0", "").splitlines()
+        except OSError:
+            continue
+        found = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+        if found or (lines and "cpuinfo" not in name):
+            return found[0] if found else lines[0].strip()
+    return platform.processor() or "unknown"
 
 
 def _peak_memory() -> int:

@@ -218,14 +218,37 @@ class IsolatedSession:
     """
 
     def __init__(self, engine: IsolatedEngine, artifact: Artifact, config: RunConfig) -> None:
-        self._config, self._name = config, engine.name
+        self._config, self._name, self._timeout_s = config, engine.name, engine.load_timeout_s
         self._child = Child(engine.backend, engine.place, config.threads)
         try:
-            answer, _ = self._child.request("load", self._loading(artifact, config), timeout_s=engine.load_timeout_s)
+            self.reload(artifact)
         except BaseException:
             self._child.close()
             raise
+
+    def reload(self, artifact: Artifact) -> None:
+        """Load another artifact in the place of the one it has.
+
+        Raises
+        ------
+        RuntimeUnavailable
+            The engine, or the device asked for, is missing.
+        BuildError
+            It refuses the file, crashes or hangs.
+        """
+        answer, _ = self._child.request("load", self._loading(artifact, self._config), timeout_s=self._timeout_s)
         self._effective = self._read(answer)
+
+    def machine(self) -> dict[str, Any]:
+        """Processor, number of CPUs and system of where it runs.
+
+        Raises
+        ------
+        BuildError
+            The process has ended.
+        """
+        found, _ = self._child.request("machine", {}, timeout_s=RUN_TIMEOUT_S)
+        return found
 
     def _loading(self, artifact: Artifact, config: RunConfig) -> dict[str, Any]:
         return {

@@ -236,6 +236,13 @@ def emulated(made: Converted) -> ir.Model:
     return copy
 
 
+def emulated_file(model: ir.Model) -> ir.Model:
+    """The same of a model that was read from a file, whoever wrote it."""
+    typed = ShapeInferencePass(data_prop=False)(model.clone()).model
+    results = frozenset(value.name or "" for node in typed.graph for value in node.outputs if value.dtype == HALF)
+    return emulated(Converted(typed, 0, (), results))
+
+
 def _halves(graph: ir.Graph, results: frozenset[str]) -> Iterator[ir.Value]:
     """Results in bfloat16; a cast to it is one to float32 from then on."""
     for node in graph:

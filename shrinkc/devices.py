@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from shrinkc.factored_latency import layers_of_chain
 from shrinkc.files import write_text
 from shrinkc.latency import recording
 from shrinkc.latency import table as tables
+from shrinkc.latency.engine_timing import EngineTimer
 from shrinkc.latency.layers import Layer
 from shrinkc.latency.model import layers_of
 from shrinkc.latency.recording import Timer
@@ -82,23 +84,27 @@ def calibrate(
         The table that is there belongs to another runtime or number of threads.
     """
     reporter, chosen, path = progress or Silent(), target.load(name), Path(output)
-    config = RunConfig(threads=threads)
-    timer, version = _timer(chosen, runtime, config)
-    used = runtime or chosen.runtime
-    if path.is_file():
-        made = _fitting(tables.read(path), path, used, threads)
-    else:
-        with reporter.stage("timing what is true of every model"):
-            made = recording.new_table(used, version, config, timer)
-    for model in models:
-        with loaded(Path(model), reporter) as graph:
-            recipe = replace(recipe_files.resolve(input_shapes=dict(input_shapes or {}) or None), optimize=False)
-            analysis = open_model(Path(model), recipe, None, graph, reporter).analysis
-            layers = [*layers_of(analysis), *_factor_layers(analysis, forms)]
-        with reporter.stage(f"timing {len(layers)} layers"):
-            recording.record(made, layers, timer)
-        tables.save(made, path)
-    return made
+    config, used = RunConfig(threads=threads), runtime or chosen.runtime
+    known = _fitting(tables.read(path), path, used, threads) if path.is_file() else None
+    with _timer(chosen, runtime, config) as (timer, new_table):
+        if known is None:
+            with reporter.stage("timing what is true of every model"):
+                known = new_table()
+        for model in models:
+            layers = _layers(Path(model), input_shapes, forms, reporter)
+            with reporter.stage(f"timing {len(layers)} layers"):
+                recording.record(known, layers, timer)
+            tables.save(known, path)
+    return known
+
+
+def _layers(
+    model: Path, input_shapes: Mapping[str, tuple[int, ...]] | None, forms: Sequence[str], progress: Progress
+) -> list[Layer]:
+    with loaded(model, progress) as graph:
+        recipe = replace(recipe_files.resolve(input_shapes=dict(input_shapes or {}) or None), optimize=False)
+        analysis = open_model(model, recipe, None, graph, progress).analysis
+        return [*layers_of(analysis), *_factor_layers(analysis, forms)]
 
 
 def _factor_layers(analysis: Analysis, forms: Sequence[str]) -> list[Layer]:
@@ -112,7 +118,9 @@ def _factor_layers(analysis: Analysis, forms: Sequence[str]) -> list[Layer]:
     return [layer for candidate in found for layer in layers_of_chain(candidate, analysis.shadow)]
 
 
-def _timer(chosen: Target, runtime: str | None, config: RunConfig) -> tuple[Timer, str]:
+@contextmanager
+def _timer(chosen: Target, runtime: str | None, config: RunConfig) -> Iterator[tuple[Timer, Callable[[], Table]]]:
+    """Timer of models on the target, and what makes an empty table."""
     if runtime is None and not chosen.is_here:
         raise RuntimeUnavailable(
             "the target is another machine",
@@ -125,10 +133,13 @@ def _timer(chosen: Target, runtime: str | None, config: RunConfig) -> tuple[Time
     if not probe.is_available:
         raise RuntimeUnavailable("the runtime is not usable", where=chosen.name, because=probe.reason, hint=probe.hint)
     if runtime is None and isinstance(found, RuntimeAdapter):
-        return recording.timer_of(found, config), probe.version
+        timer = recording.timer_of(found, config)
+        yield timer, lambda: recording.new_table(chosen.runtime, probe.version, config, timer)
+        return
     if not isinstance(found, Engine):
         raise RecipeError("the runtime cannot time layers", where=str(runtime), because="it has no convert and open")
-    return recording.engine_timer(found, config), probe.version
+    with EngineTimer(found, config) as apart:
+        yield apart, lambda: apart.new_table(runtime or chosen.runtime)
 
 
 def _fitting(found: Table, path: Path, runtime: str, threads: int) -> Table:

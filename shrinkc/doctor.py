@@ -14,11 +14,15 @@ from shrinkc.report import facts
 
 @dataclass(frozen=True)
 class Finding:
-    """One runtime: by what is installed, and, if it was asked for, by importing it in a process of its own."""
+    """One runtime: by what is installed, and, if it was asked for, by importing it in a process of its own.
+
+    One that ``needs_name`` is none before it is told where: neither there nor missing.
+    """
 
     runtime: str
     probe: Probe
     is_imported: bool = False
+    needs_name: bool = False
 
 
 @dataclass(frozen=True)
@@ -54,7 +58,7 @@ def _finding(name: str) -> Finding:
     except PluginError as error:
         return Finding(name, Probe(False, reason=f"{error.message}: {error.because}"))
     except RecipeError as error:  # a runtime by parameter, as remote:HOST/ENGINE, is nothing before one is given
-        return Finding(name, Probe(False, reason=error.message, hint=error.hint))
+        return Finding(name, Probe(False, reason=error.message, hint=error.hint), needs_name=True)
 
 
 def _imported(name: str) -> Finding:

@@ -271,6 +271,31 @@ class EngineSession(Session, Protocol):
 
 
 @runtime_checkable
+class Reloading(Protocol):
+    """A session of an engine, moreover, whose process takes one model after another: starting it can take longer than a run."""
+
+    def reload(self, artifact: Artifact) -> None:
+        """Load another artifact in the place of the one it has.
+
+        Raises
+        ------
+        RuntimeUnavailable
+            The engine, or the device asked for, is missing.
+        BuildError
+            It refuses the file, crashes or hangs.
+        """
+
+    def machine(self) -> Mapping[str, Any]:
+        """Processor, number of CPUs and system of where it runs, by the keys of :func:`shrinkc.report.facts.machine`.
+
+        Raises
+        ------
+        BuildError
+            The process has ended.
+        """
+
+
+@runtime_checkable
 class RuntimeAdapter(Protocol):
     """An engine that runs ONNX models in this process: what the proof and the evidence need."""
 

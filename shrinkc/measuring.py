@@ -83,4 +83,6 @@ def _levels(report: Report, runtime: RuntimeAdapter, after: Session) -> tuple[Ru
     if wanted.runtime == runtime.name and wanted.is_here:
         return (here,)
     missing = f"no {wanted.runtime} engine was built or timed; build it on the device in {wanted.precision}"
+    if wanted.is_here:
+        missing = f"whole models are timed there by `shrinkc validate --runtimes {wanted.runtime} --time`"
     return here, RuntimeLevel(wanted.runtime, "not run", missing)

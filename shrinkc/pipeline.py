@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from shrinkc import emitting, merging, planning, recipe_files, recovering, registry, target, timing
+from shrinkc import blas_threads, emitting, merging, planning, recipe_files, recovering, registry, target, timing
 from shrinkc import ir as shrinkc_ir
 from shrinkc import plan as plans
 from shrinkc.api import FloatArray, RunConfig, RuntimeAdapter
@@ -139,7 +139,7 @@ def compress(
     )
     emitting.check_folder(artifacts.output, target.load(recipe.target))
     check_paths(artifacts, read=[source, *map(_path, (data, eval_data, preprocess, gradients, plan))])
-    with loaded(source, progress) as opened_model:
+    with loaded(source, progress) as opened_model, blas_threads.limited(0 if saved is None else saved.blas_threads):
         stored = [Path(os.fspath(tensor.path)) for tensor in shrinkc_ir.external_tensors(opened_model)]
         check_paths(artifacts, read=stored)
         given, judged = sources.load_given(data, eval_data, opened_model, preprocess, samples)
@@ -212,7 +212,8 @@ def _carry_out(run: Run, chosen: Planned, measure_latency: bool) -> Report:
     learnt = recovered(run, made.model, chosen.plan)
     if artifacts.plan is not None:
         changed = tuple(dict.fromkeys((*made.repair.tensors, *learnt.tensors)))
-        write_text(artifacts.plan, plans.dumps(replace(chosen.plan, compensated=changed)))
+        fitted = replace(chosen.plan, compensated=changed, blas_threads=blas_threads.number() if changed else 0)
+        write_text(artifacts.plan, plans.dumps(fitted))
     with run.progress.stage("writing the model"):
         # Weights that came in a file of their own leave in one.
         limit = shrinkc_ir.INLINE_LIMIT_BYTES if opened.has_data_file else shrinkc_ir.PROTOBUF_LIMIT_BYTES

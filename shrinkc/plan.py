@@ -13,6 +13,9 @@ from shrinkc.errors import RecipeError
 
 FORMAT = "shrinkc.plan/1"
 
+MOST_THREADS = 1024
+"""A plan that asks for more was not written by any machine of ours."""
+
 
 @dataclass(frozen=True)
 class Keep:
@@ -83,6 +86,8 @@ class Plan:
         Tensors that were given other values after the cut.
     ranks : tuple of Rank
         Steps that follow the removal of channels.
+    blas_threads : int
+        Of the run that carried it out first: with another number fitted weights differ in their last bits.  0 if not known.
     """
 
     model_sha256: str
@@ -91,6 +96,7 @@ class Plan:
     settings: Mapping[str, Any] = field(default_factory=dict)
     compensated: tuple[str, ...] = ()
     ranks: tuple[Rank, ...] = ()
+    blas_threads: int = 0
 
     @property
     def changes_nothing(self) -> bool:
@@ -136,6 +142,7 @@ def to_json(plan: Plan) -> dict[str, Any]:
         "reconstruction": bool(plan.reconstructed),
         "reconstructed": plan.reconstructed,
         "compensated": list(plan.compensated),
+        **({"blas_threads": plan.blas_threads} if plan.blas_threads else {}),
     }
 
 
@@ -179,12 +186,19 @@ def from_json(data: Any) -> Plan:
                 for step in data["steps"]
                 if "factorise" in step
             ),
+            blas_threads=_threads(data.get("blas_threads", 0)),
         )
         if list(data.get("reconstructed", [])) != plan.reconstructed:
             raise RecipeError("the plan asks for reconstruction", because="it does not say what was compensated")
         return plan
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise RecipeError("a damaged shrinkc plan", because=f"{type(error).__name__}: {error}") from error
+
+
+def _threads(value: object) -> int:
+    if not isinstance(value, int) or not 0 <= value <= MOST_THREADS:
+        raise ValueError(f"{value!r} is no number of threads")
+    return value
 
 
 def _text(value: object) -> str:

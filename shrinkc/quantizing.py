@@ -24,6 +24,7 @@ from shrinkc.log import Progress, Silent
 from shrinkc.precision import Style
 from shrinkc.report import facts
 from shrinkc.searching import drop_of
+from shrinkc.tolerances import INT8, TOLERANCES
 from shrinkc.trials import Trial
 
 SCHEMA = "shrinkc.quantization/1"
@@ -34,8 +35,8 @@ CHECK_RUNTIME, QUALITY_BATCH, HELD_OUT_EVERY = "onnxruntime-cpu", 64, 4
 
 CALIBRATION_BATCHES = 64
 
-BFLOAT16_TOLERANCE = 2e-2
-"""Error over the largest value; bfloat16 has eight bits, and sums are rounded in other places by every engine."""
+MOST_LOST = 1.0
+"""Points that int8 may lose and still count as within tolerance, where ``max_drop`` says nothing else; see :func:`drop_of`."""
 
 NOT_TIMED = "Not timed: onnxruntime's CPU provider has no kernels for this file."
 
@@ -45,6 +46,20 @@ ELSEWHERE = (
 )
 
 NOT_THERE = "Times are of onnxruntime's CPU provider here; nothing was run on the target."
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether what was lost is within the tolerance of a precision.
+
+    Attributes
+    ----------
+    is_within : bool
+    sentence : str
+    """
+
+    is_within: bool
+    sentence: str
 
 
 @dataclass(frozen=True)
@@ -63,6 +78,8 @@ class Quantized:
         Operators that stay in float32 as ONNX defines them for no bfloat16.
     trials : tuple of Trial
         Engines that were tried on a file in bfloat16.
+    verdict : Verdict
+        What the quality comes to.
     """
 
     model: str
@@ -82,6 +99,7 @@ class Quantized:
     versions: Mapping[str, str]
     islands: tuple[str, ...] = ()
     trials: tuple[Trial, ...] = ()
+    verdict: Verdict | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Plain data, schema first."""
@@ -131,7 +149,7 @@ def quantize(
     if written.resolve() == source.resolve() or written.suffix != ".onnx":
         raise RecipeError("the output must be another .onnx file", where=str(written))
     chosen, loaded = target.load(target_name), shrinkc_ir.load(source)
-    style = _style(chosen) if to == "int8" else None
+    style = _style(chosen) if to == INT8 else None
     given, judged = sources.load_given(data, eval_data, loaded, preprocess, None)
     batch = evidence_data.fixed_batch(loaded) or 1
     calibration, evaluation = _shared(given, judged if eval_data is not None else None, batch)
@@ -161,6 +179,7 @@ def quantize(
         facts.versions(),
         made.islands,
         proved,
+        verdict(to, quality, max_drop),
     )
     return _judged(result, max_drop)
 
@@ -202,7 +221,7 @@ def _proved(written: Path, feed: Mapping[str, Any], expected: Mapping[str, Any],
         with progress.stage("evaluating by onnx's reference"):
             found = (*found, trials.evaluated(written, feed, expected))
     errors = {trial.runtime: trial.relative_error for trial in found if trial.relative_error is not None}
-    wrong = {name: error for name, error in errors.items() if not error <= BFLOAT16_TOLERANCE}
+    wrong = {name: error for name, error in errors.items() if not error <= TOLERANCES["bfloat16"]}
     if wrong or not errors:
         because = "; ".join(f"{name} is off by {error:.1e}" for name, error in wrong.items()) or "nothing here runs it"
         raise VerificationError("the file in bfloat16 is not proved", where=str(written), because=because)
@@ -234,6 +253,25 @@ def _sentence(trial: Trial) -> str:
     if trial.relative_error is None:
         return f"{who}: does not run it: {trial.reason}"
     return f"{who}: runs it, off by {trial.relative_error:.1e} of the largest value"
+
+
+def verdict(precision: str, quality: Quality, max_drop: float | None = None) -> Verdict:
+    """Hold quality against what a precision may lose: int8 points of the task's metric, halves of a float relative error.
+
+    Parameters
+    ----------
+    precision : str
+    quality : Quality
+        Of samples that were not calibrated on.
+    max_drop : float, optional
+        Points, in the place of int8's usual ones; then they count for any precision.
+    """
+    if precision == INT8 or max_drop is not None:
+        allowed, lost = MOST_LOST if max_drop is None else max_drop, drop_of(quality)
+        return Verdict(lost <= allowed, f"{lost:.2f} points lost, {allowed:g} allowed")
+    error = max(one.relative_error for one in quality.agreement)
+    allowed = TOLERANCES[precision]
+    return Verdict(error <= allowed, f"relative error {error:.2%}, {allowed:.0%} allowed")
 
 
 def _style(chosen: target.Target) -> Style:

@@ -6,6 +6,7 @@ import hashlib
 import os
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -13,14 +14,16 @@ from pathlib import Path
 import numpy as np
 
 from shrinkc import ir as shrinkc_ir
-from shrinkc import shapes
-from shrinkc.api import RunConfig, RuntimeAdapter
+from shrinkc import registry, shapes
+from shrinkc.api import Engine, RunConfig, RuntimeAdapter
 from shrinkc.errors import RecipeError
 from shrinkc.feeding import random_input
 from shrinkc.latency import recording, roofline
 from shrinkc.latency import table as tables
+from shrinkc.latency.engine_timing import EngineTimer
 from shrinkc.latency.layers import Layer
 from shrinkc.latency.model import Forecast, forecast, layers_of
+from shrinkc.latency.recording import Timer
 from shrinkc.latency.table import Table
 from shrinkc.log import Progress
 from shrinkc.opening import Opened
@@ -92,9 +95,32 @@ def timed(
         return _recorded(opened, sources.table)
     if target.is_here and target.runtime == runtime.name:
         return _measured(opened, runtime, config, sources.cache, progress)
+    engine = _engine_here(target)
+    if engine is not None:
+        return _recorded_here(opened, engine, config, sources.cache, progress)
     estimate = roofline.of_target(target)
     detail = f"roofline of {target.name}: {estimate.basis}"
     return Timed(forecast(opened.analysis, estimate), ESTIMATED, detail)
+
+
+def _engine_here(target: Target) -> Engine | None:
+    """The target's engine in a process of its own; None if the target is elsewhere, or the engine is not to be had."""
+    if not target.is_here:
+        return None
+    found = registry.built("runtimes", target.runtime)
+    return found if isinstance(found, Engine) and found.probe().is_available else None
+
+
+def _recorded_here(opened: Opened, engine: Engine, config: RunConfig, cache: Path, progress: Progress) -> Timed:
+    """Forecast from layers timed on an engine of this machine, kept like those of onnxruntime; whole models are not timed."""
+    path = cache_file(cache, engine, config)
+    with progress.stage(f"timing layers on {engine.name}"), EngineTimer(engine, config) as timer:
+        table = tables.read(path) if path.is_file() else timer.new_table(engine.name)
+        if recording.record(table, layers_of(opened.analysis), timer):
+            tables.save(table, path)
+    where = f"layers timed one by one on {engine.name} {table.version} on this machine, {table.threads} thread(s)"
+    extend = partial(_recorded_too, table, partial(EngineTimer, engine, config), path)
+    return Timed(forecast(opened.analysis, table), RECORDED, where, extend)
 
 
 def _recorded(opened: Opened, path: Path) -> Timed:
@@ -130,16 +156,20 @@ def _measured(opened: Opened, runtime: RuntimeAdapter, config: RunConfig, cache:
     detail = (
         f"layers timed one by one on {runtime.name} {table.version}, {config.threads} thread(s); their sum times {factor:.2f}"
     )
-    return Timed(found.scaled(factor), MEASURED, detail, partial(_recorded_too, table, runtime, config, cache))
+    timer = nullcontext(recording.timer_of(runtime, config))
+    extend = partial(_recorded_too, table, lambda: timer, cache_file(cache, runtime, config))
+    return Timed(found.scaled(factor), MEASURED, detail, extend)
 
 
 def _recorded_too(
-    table: Table, runtime: RuntimeAdapter, config: RunConfig, cache: Path, layers: Sequence[Layer]
+    table: Table, opened_timer: Callable[[], AbstractContextManager[Timer]], path: Path, layers: Sequence[Layer]
 ) -> Sequence[Layer]:
     """Measure further layers that are wider than what the table tells already, and store it again if it grew."""
     wider = [layer for layer in layers if _lacks(table, layer)]
-    if recording.record(table, wider, recording.timer_of(runtime, config)):
-        tables.save(table, cache_file(cache, runtime, config))
+    if wider:
+        with opened_timer() as timer:
+            recording.record(table, wider, timer)
+        tables.save(table, path)
     return ()
 
 
@@ -154,7 +184,7 @@ def cached_table(opened: Opened, runtime: RuntimeAdapter, config: RunConfig, cac
     return table
 
 
-def cache_file(cache: Path, runtime: RuntimeAdapter, config: RunConfig, what: str = "") -> Path:
+def cache_file(cache: Path, runtime: RuntimeAdapter | Engine, config: RunConfig, what: str = "") -> Path:
     """Where times measured here are kept: of layers, or of something else."""
     name = "-".join(filter(None, (runtime.name, what, _key(runtime.name, runtime.probe().version, config))))
     return cache / f"{name}.json"

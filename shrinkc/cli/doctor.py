@@ -49,6 +49,7 @@ def _show(found: Examination, console: Console) -> None:
         table.add_column(name, overflow="fold")
     for finding in found.findings:
         probe = finding.probe
-        state = ", ".join(probe.devices) if probe.is_available else f"missing: {probe.reason}"
+        lacking = "to be named with what it runs on" if finding.needs_name else f"missing: {probe.reason}"
+        state = ", ".join(probe.devices) if probe.is_available else lacking
         table.add_row(finding.runtime, escape(probe.version), escape(state), escape(probe.hint))
     console.print(table)

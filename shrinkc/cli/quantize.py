@@ -77,6 +77,9 @@ def _show(found: Quantized) -> None:
     for one in quality.agreement:
         agreement = "" if one.top1 is None else f", agreement {one.top1:.2%}"
         click.echo(f"  {one.output}: cosine {one.cosine:.5f}, relative error {one.relative_error:.2%}{agreement}")
+    if found.verdict is not None:
+        within = "within" if found.verdict.is_within else "OUTSIDE"
+        click.echo(f"  {within} the tolerance of {found.precision}: {found.verdict.sentence}")
     if latency is not None:
         marked = " (contended)" if latency.is_contended else ""
         wall = f"{seconds(latency.before.wall_median_s)} to {seconds(latency.after.wall_median_s)}"

@@ -7,15 +7,13 @@ costs patience, not truth; the load is written down all the same.
 from __future__ import annotations
 
 import os
-import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 
 import numpy as np
 from onnx import helper
 
-from shrinkc.api import ConvertConfig, Engine, RunConfig, RuntimeAdapter, Session
+from shrinkc.api import RunConfig, RuntimeAdapter, Session
 from shrinkc.latency.layers import Layer, LayerSpec, micro_model, model_bytes
 from shrinkc.latency.table import Points, Rates, Table
 from shrinkc.report import facts
@@ -129,20 +127,3 @@ def _seconds_per_byte(timer: Timer, overhead: float) -> float:
 def _copy(elements: int) -> tuple[bytes, dict[str, np.ndarray]]:
     feed = {name: np.ones((1, elements), np.float32) for name in ("a", "b")}
     return model_bytes([helper.make_node("Add", ["a", "b"], ["y"])], dict.fromkeys(feed, (1, elements)), []), feed
-
-
-def engine_timer(engine: Engine, config: RunConfig) -> Timer:
-    """Timer of models that an engine runs in a process of its own, on a board too: the least run of a short block."""
-
-    def seconds(model: bytes, feed: Mapping[str, np.ndarray]) -> float:
-        with tempfile.TemporaryDirectory(prefix="shrinkc-") as folder:
-            path = Path(folder) / "layer.onnx"
-            path.write_bytes(model)
-            sizes = {name: tuple(array.shape) for name, array in feed.items()}
-            artifact = engine.convert(path, Path(folder) / "built", ConvertConfig(config.precision, sizes))
-            with engine.open(artifact, config) as session:
-                found = session.bench(feed, seconds=BLOCKS * BLOCK_S, warmup=2)
-                is_cpu = "CPU" in session.effective().provider.upper()
-        return min(found.cpu_s if config.threads == 1 and is_cpu else found.wall_s)
-
-    return seconds

@@ -26,13 +26,13 @@ class EngineResult:
     level : str
         How far it came: ``not run``, ``converted``, ``loaded``, ``validated`` (its numbers are right), ``timed``.
     reason : str
-        Why it came no further.
+        Why it came no further, or why its numbers are right though they are off.
     place, provider, precision : str
         What it really ran on and in.
     size_bytes : int
         Of what it loads.
     tolerance : float or None
-        Largest relative error of its own that passes; None for quantised models, which are for a metric of the task to judge.
+        Largest relative error of its own that passes, see :mod:`shrinkc.tolerances`; None where it came to no numbers.
     own : tuple of Difference
         Against onnxruntime on the same model: the engine's error.
     total : tuple of Difference
@@ -86,6 +86,8 @@ class Validation:
         Of the compressed model against the original, both on onnxruntime.
     results : tuple of EngineResult
     machine, versions : mapping
+    reference : str
+        What both models were run on to compare with, and how.
     """
 
     original: str
@@ -98,6 +100,7 @@ class Validation:
     results: tuple[EngineResult, ...]
     machine: Mapping[str, Any]
     versions: Mapping[str, str]
+    reference: str = "onnxruntime-cpu"
 
     def to_json(self) -> dict[str, Any]:
         """Plain data, schema first."""

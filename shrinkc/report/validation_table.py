@@ -37,7 +37,10 @@ def show(found: Validation, console: Console) -> None:
     for result in found.results:
         table.add_row(*map(escape, (*_cells(result), _times(result.latency)) if is_timed else _cells(result)))
     console.print(table)
-    console.print("own error: largest difference from onnxruntime on the same model, over the largest value", soft_wrap=True)
+    console.print(
+        escape(f"own error: largest difference from {found.reference} on the same model, over the largest value"),
+        soft_wrap=True,
+    )
     for result in found.results:
         for line in _remarks(result):
             console.print(escape(f"{result.runtime}: {line}"), soft_wrap=True)

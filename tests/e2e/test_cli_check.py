@@ -158,10 +158,10 @@ def test_engines_must_agree_and_those_named_must_be_there(run: Run, monkeypatch:
     if verdicts["runtimesonnxruntime-cuda"]["status"] == "missing":
         assert isinstance(error, RuntimeUnavailable)
     assert verdicts["runtimesonnxruntime-cpu"]["status"] == "passed"
-    from shrinkc import validating
+    from shrinkc import tolerances
 
-    monkeypatch.setattr(validating, "TOLERANCES", {"float32": -1.0})
-    monkeypatch.setattr(validating, "NEGLIGIBLE", -1.0)
+    monkeypatch.setitem(tolerances.TOLERANCES, "float32", -1.0)
+    monkeypatch.setattr(tolerances, "NEGLIGIBLE", -1.0)
     verdicts, error = run("--runtimes", "onnxruntime-cpu")
     assert isinstance(error, GateError)
     assert verdicts["runtimesonnxruntime-cpu"]["status"] == "failed"

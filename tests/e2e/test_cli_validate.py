@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 from click.testing import CliRunner
 
 from shrinkc.cli import cli
-from shrinkc.errors import BuildError, RuntimeUnavailable, ShrinkcError
+from shrinkc.errors import BuildError, CalibrationError, RuntimeUnavailable
 
 
 def run(*arguments: str) -> tuple[str, BaseException | None]:
@@ -90,7 +91,8 @@ def five_axes(path: Path) -> Path:
 def test_models_of_different_inputs_are_refused(demo: Path, tmp_path: Path) -> None:
     other = five_axes(tmp_path / "other.onnx")
     _, error = run("validate", str(demo / "fashion_resnet.onnx"), str(other))
-    assert isinstance(error, ShrinkcError)
+    assert isinstance(error, CalibrationError)
+    assert {"image", "x"} <= set(re.findall(r"'(\w+)'", error.because)), "it says what either of them takes"
 
 
 def test_doctor_lists_every_runtime_and_imports_none() -> None:

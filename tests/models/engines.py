@@ -47,6 +47,10 @@ def load(request):
 """
 )
 
+SHIFTING = HEALTHY.replace("self.found))", "[array + abs(array).max() for array in self.found]))")
+
+SWAPPING = HEALTHY.replace("self.found))", "[array[:, ::-1] for array in self.found]))")
+
 FORGETFUL = "def convert(request):\n    return {'files': ['model.bin']}\n"
 
 BROKEN_FILE = """

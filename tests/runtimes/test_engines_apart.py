@@ -11,14 +11,18 @@ from shrinkc import registry
 from shrinkc.report.validation import EngineResult
 
 
-def validated(name: str, demo: Path, **options: object) -> EngineResult:
-    """Result of the bundled model on an engine that has to be there."""
+def result_of(name: str, model: Path, **options: object) -> EngineResult:
+    """Result of a model, beside itself, on an engine that has to be there."""
     probe = registry.built("runtimes", name).probe()
     if not probe.is_available:
         pytest.skip(f"{probe.reason}; {probe.hint}")
-    model = demo / "fashion_resnet.onnx"
-    (result,) = shrinkc.validate(model, model, runtimes=[name], data=demo / "fashion_eval.npz", n_inputs=2, **options).results  # type: ignore[arg-type]
+    (result,) = shrinkc.validate(model, model, runtimes=[name], **options).results  # type: ignore[arg-type]
     return result
+
+
+def validated(name: str, demo: Path) -> EngineResult:
+    """Result of the bundled model."""
+    return result_of(name, demo / "fashion_resnet.onnx", data=demo / "fashion_eval.npz", n_inputs=2)
 
 
 @pytest.mark.parametrize("engine", ["ncnn", "mnn"])
@@ -34,6 +38,18 @@ def test_engines_with_environments_of_their_own_agree_with_onnxruntime(name: str
     result = validated(name, demo)
     assert (result.status, result.level) == ("ok", "validated"), result.reason
     assert result.own[0].relative < 1e-4
+
+
+@pytest.mark.engines
+def test_a_detector_that_onnx2tf_breaks_while_it_reports_success_is_called_so(tmp_path: Path) -> None:
+    """It cuts the slices of a split of channels along another axis here, ends with 0, and the file cannot be loaded."""
+    networks = pytest.importorskip("models.torch_networks")
+    pytest.importorskip("models.torch_dense")
+    model = networks.export("yolo", "legacy", tmp_path / "yolo.onnx")
+    result = result_of("litert", model, n_inputs=1)
+    assert (result.status, result.level) == ("failed", "converted"), result.reason
+    assert "the converter reported success, but its file does not load" in result.reason
+    assert "the original does, too" in result.original
 
 
 @pytest.mark.engines

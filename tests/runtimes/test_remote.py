@@ -14,12 +14,19 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import onnx
+import onnxruntime
 import pytest
+from models.builder import Net
+from shrinkc.runtimes.remote import Board
 
 import shrinkc
-from shrinkc import registry
+from shrinkc import devices, registry
 from shrinkc.api import ConvertConfig, RunConfig
 from shrinkc.errors import RecipeError, RuntimeUnavailable
+from shrinkc.latency import recording
+from shrinkc.latency import table as tables
+from shrinkc.report import facts
 
 SSHD = shutil.which("sshd", path=os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/usr/local/sbin"]))
 LIKE_SSH = "#!/bin/sh\n# What ssh does, without a network: the last argument is a command for the shell of the other side.\n"
@@ -130,3 +137,28 @@ def test_without_ssh_there_is_no_board(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SHRINKC_SSH", "no-such-program")
     with pytest.raises(RuntimeUnavailable, match="no ssh"):
         registry.built("runtimes", "remote:board/ncnn")
+
+
+def test_a_board_is_calibrated_by_its_own_engine_in_one_process(
+    without_network: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Blocks are not what is tested here; a layer's grid is timed there, and the table says of which machine it is."""
+    for name, value in {"BLOCK_SIZES": (2,), "BLOCK_TRIES": 1, "PROBE_SIZE": 4, "PROBE_WIDTH": 4}.items():
+        monkeypatch.setattr(recording, name, value)
+    started: list[Board] = []
+    deploy = Board._deployed
+    monkeypatch.setattr(Board, "_deployed", lambda board: started.append(board) or deploy(board))
+    net = Net()
+    net.op("Gemm", net.input("x", [1, 6]), net.weight(8, 6), transB=1)
+    net.nodes[-1].output[0] = "y"
+    net.output("y")
+    onnx.save(net.model(), str(tmp_path / "net.onnx"))
+    runtime = f"remote:{without_network}/onnxruntime-cpu@{sys.executable}"
+    devices.calibrate("jetson", [tmp_path / "net.onnx"], tmp_path / "board.json", runtime=runtime)
+    found = tables.read(tmp_path / "board.json")
+    ((spec, points),) = found.layers.items()
+    assert (spec.op_type, len(started)) == ("Gemm", 1)
+    assert max(points) == (6, 8)
+    assert all(seconds >= 0 for seconds in points.values())
+    assert (found.runtime, found.version) == (runtime, onnxruntime.__version__)
+    assert found.machine == facts.machine(), "the board is this machine"

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import onnx
 import pytest
@@ -11,7 +13,9 @@ from models import engines as fakes
 from shrinkc.runtimes.isolation import Here
 
 import shrinkc
-from shrinkc import registry
+from shrinkc import bfloat16, registry, tolerances
+from shrinkc import ir as shrinkc_ir
+from shrinkc.comparing import Difference
 from shrinkc.latency import probe
 from shrinkc.report.validation import EngineResult
 
@@ -49,11 +53,11 @@ def model(tmp_path: Path) -> Path:
 def on(monkeypatch: pytest.MonkeyPatch, model: Path) -> Callable[..., tuple[EngineResult, ...]]:
     """Validate the model against itself on these engines, as if they were all there are."""
 
-    def run(*engines: object, is_timed: bool = False) -> tuple[EngineResult, ...]:
+    def run(*engines: object, compressed: Path = model, **options: Any) -> tuple[EngineResult, ...]:
         table = {engine.name: engine for engine in engines}  # type: ignore[attr-defined]
         monkeypatch.setattr(registry, "names", lambda group: sorted(table))
         monkeypatch.setattr(registry, "built", lambda group, name: table[name])
-        return shrinkc.validate(model, model, n_inputs=2, is_timed=is_timed).results
+        return shrinkc.validate(model, compressed, **{"n_inputs": 2, **options}).results
 
     return run
 
@@ -127,6 +131,62 @@ def test_only_engines_with_right_numbers_and_a_real_processor_are_timed(
     assert (slow.status, slow.level, slow.latency) == ("ok", "validated", None)
     assert "it is emulated" in slow.latency_note
     assert (wrong.status, wrong.level, wrong.latency, wrong.latency_note) == ("failed", "loaded", None, "")
+
+
+@pytest.fixture
+def quantised(model: Path, tmp_path: Path) -> Path:
+    """The model in int8, and samples on which it can be judged."""
+    import numpy as np
+
+    from shrinkc.quantizing import quantize
+
+    samples = tmp_path / "samples.npz"
+    np.savez(samples, x=np.random.default_rng(3).standard_normal((16, 3, 8, 8)).astype(np.float32))
+    quantize(model, output=tmp_path / "int8.onnx", data=samples)
+    return tmp_path / "int8.onnx"
+
+
+def test_a_quantised_model_is_judged_by_tolerance_and_where_it_is_off_by_the_class_that_wins(
+    on: Callable[..., tuple[EngineResult, ...]], quantised: Path, tmp_path: Path
+) -> None:
+    """One engine shifts every class by the same: off, but the winner stays; the other one swaps classes."""
+    samples = {"compressed": quantised, "data": tmp_path / "samples.npz"}
+    exact, shifted, swapped = on(
+        fakes.onnx_engine(tmp_path, fakes.HEALTHY, "a-healthy"),
+        fakes.onnx_engine(tmp_path, fakes.SHIFTING, "b-shifting"),
+        fakes.onnx_engine(tmp_path, fakes.SWAPPING, "c-swapping"),
+        **samples,
+    )
+    assert (exact.status, exact.level, exact.reason, exact.tolerance) == ("ok", "validated", "", 5e-2)
+    assert (shifted.status, shifted.level) == ("ok", "validated")
+    assert "the same class wins in 100.0% of the places" in shifted.reason
+    assert (swapped.status, swapped.level) == ("failed", "loaded")
+    assert "99% wanted" in swapped.reason
+    (made_up,) = on(fakes.onnx_engine(tmp_path, fakes.SHIFTING, "b-shifting"), compressed=quantised)
+    assert made_up.status == "failed", "which class wins on made-up inputs says nothing"
+
+
+def test_a_file_in_bfloat16_is_judged_by_what_it_means_in_float32(
+    on: Callable[..., tuple[EngineResult, ...]], model: Path, tmp_path: Path
+) -> None:
+    """onnxruntime has no kernels for it; torch has, and is held against every value rounded."""
+    pytest.importorskip("torch")
+    shrinkc_ir.save(bfloat16.converted(model).model, tmp_path / "half.onnx")
+    torch, ort = on(
+        registry.load("runtimes", "torch-cpu")(),
+        registry.load("runtimes", "onnxruntime-cpu")(),
+        compressed=tmp_path / "half.onnx",
+    )[::-1]
+    assert (torch.status, torch.level, torch.tolerance) == ("ok", "validated", 2e-2), torch.reason
+    assert torch.own[0].relative < torch.total[0].relative < 2e-2, "nearer to what the file means than to the original"
+    assert (ort.status, ort.level) == ("failed", "converted")
+
+
+def test_outputs_that_are_next_to_nothing_pass_and_say_so() -> None:
+    tiny = Difference("y", 5e-8, 5e-2, 0.9, 20.0, None)
+    assert tolerances.objection([tiny], 1e-4, counts_classes=False) == ""
+    assert "at most 1e-06" in tolerances.excuse([tiny], 1e-4)
+    assert tolerances.objection([replace(tiny, max_abs=1e-3)], 1e-4, counts_classes=False)
 
 
 ENGINES = ("mnn", "ncnn", "onnxruntime-cpu", "openvino")

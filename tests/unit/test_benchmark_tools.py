@@ -266,6 +266,37 @@ def test_a_column_shows_the_best_of_its_methods_and_says_what_did_not_run():
     assert tables.best(summaries, ("onnxsim",)) == "not run"
 
 
+def test_the_table_of_runtimes_shows_errors_and_says_once_why_there_are_none():
+    def row(runtime, status, level="validated", error=0.0, reason="", place="this machine"):
+        own = {"relative": error} if status == "ok" else None
+        return {"version": "1", **locals()}
+
+    first = [row("a", "ok", error=2.4e-7), row("b", "not run", "not run", reason="no card; get one"), row("c", "ok")]
+    second = [row("a", "failed", "converted", reason="it | crashed"), row("b", "not run", "not run", reason="no card")]
+    second += [row("arm64:a", "ok", place="arm64 emulated")]
+    models = {name: {"title": name, "macs_left": 0.5, "results": rows} for name, rows in (("m", first), ("n", second))}
+    assert imported("validation_table").markdown({"models": models}).splitlines() == [
+        "| runtime | m, 50 % | n, 50 % | |",
+        "|---|---:|---:|---|",
+        "| a 1 | 2e-07 | **fails: loading** | it / crashed |",
+        "| b 1 | not run | not run | no card |",
+        "| c 1 | 0 | not tried |  |",
+        "| a 1, arm64 emulated | not tried | 0 |  |",
+    ]
+
+
+def test_pages_have_text_that_depends_on_the_seed_alone():
+    text_pages, text_lines = imported("text_pages"), imported("text_lines")
+    fonts = text_lines.fonts_below(text_lines.FONTS)
+    if not fonts:
+        pytest.skip(f"there are no fonts below {text_lines.FONTS}")
+    first, again, other = (text_pages.pages(2, seed, fonts) for seed in (1, 1, 2))
+    np.testing.assert_array_equal(first, again)
+    assert first.shape == (2, 3, 320, 320)
+    assert not np.array_equal(first, other)
+    assert first.std(axis=(1, 2, 3)).min() > 0.05
+
+
 def test_tables_of_the_readme_are_those_of_the_committed_results():
     tables, readme = imported("readme_tables"), (BENCHMARKS.parent / "README.md").read_text(encoding="utf-8")
     for table in tables.TABLES:

@@ -235,7 +235,7 @@ def test_without_an_engine_the_evaluator_of_onnx_proves_the_file(
     (trial,) = found.trials
     assert trial.runtime == "onnx reference evaluator"
     assert trial.relative_error is not None
-    monkeypatch.setattr(quantizing, "BFLOAT16_TOLERANCE", -1.0)
+    monkeypatch.setitem(quantizing.TOLERANCES, "bfloat16", -1.0)
     with pytest.raises(VerificationError, match="not proved"):
         quantizing.quantize(path, output=path.with_name("half.onnx"), data=path.with_name("x.npz"), to="bfloat16")
 

@@ -13,6 +13,7 @@ from shrinkc import devices, target
 from shrinkc.api import RunConfig
 from shrinkc.errors import RecipeError, RuntimeUnavailable
 from shrinkc.latency import recording, table
+from shrinkc.latency.engine_timing import EngineTimer
 from shrinkc.latency.layers import LayerSpec, micro_model
 from shrinkc.registry import load
 
@@ -87,6 +88,25 @@ def test_a_recorded_table_is_what_a_budget_of_time_goes_by(
         shrinkc.compress(saved(other, "other.onnx"), output=tmp_path / "o.onnx", latency="50%", latency_table=out)
 
 
+def test_a_target_whose_engine_is_here_has_its_layers_timed_on_it(
+    saved: Save, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a table; the second run finds the times of the first."""
+    timed: list[bytes] = []
+    monkeypatch.setattr(EngineTimer, "__call__", lambda timer, model, feed: timed.append(model) or 1e-9 * len(model))
+    monkeypatch.setattr(EngineTimer, "close", lambda timer: None)
+    options = {"latency": "60%", "latency_cache": tmp_path / "cache", "verify": False, "measure_latency": False}
+    path = saved(product())
+    if not load("runtimes", "openvino")().probe().is_available:
+        pytest.skip("openvino is not installed")
+    report = shrinkc.compress(path, output=tmp_path / "o.onnx", target="openvino-cpu", **options)
+    assert report.latency_basis.startswith("recorded: layers timed one by one on openvino")
+    assert report.after.latency_s <= 0.6 * report.before.latency_s
+    n_timed = len(timed)
+    shrinkc.compress(path, output=tmp_path / "o.onnx", target="openvino-cpu", **options)
+    assert len(timed) == n_timed > 0
+
+
 def test_a_board_is_calibrated_there(saved: Save, tmp_path: Path) -> None:
     with pytest.raises(RuntimeUnavailable, match="another machine"):
         devices.calibrate("jetson", [saved(product())], tmp_path / "t.json")
@@ -96,5 +116,6 @@ def test_engines_in_processes_of_their_own_time_layers_too() -> None:
     engine, spec = load("runtimes", "onnxruntime-cpu")(), LayerSpec("MatMul", (4, 0), has_bias=False)
     import numpy as np
 
-    seconds = recording.engine_timer(engine, RunConfig())(micro_model(spec, (8, 8)), {"x": np.ones((4, 8), np.float32)})
-    assert 0 < seconds < 1
+    feed = {"x": np.ones((4, 8), np.float32)}
+    with EngineTimer(engine, RunConfig()) as timer:
+        assert all(0 < timer(micro_model(spec, (8, width)), feed) < 1 for width in (8, 16))

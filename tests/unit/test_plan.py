@@ -5,12 +5,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from models.builder import Net
 from models.topologies import TOPOLOGIES
 
 import shrinkc
+from shrinkc import blas_threads, pipeline
 from shrinkc import plan as plans
 from shrinkc.errors import RecipeError
 from shrinkc.plan import Keep, Plan, PlannedGroup, TensorSlice
@@ -56,6 +59,26 @@ def test_the_same_recipe_gives_the_same_bytes_and_replay_gives_them_again(
     second = compressed(path, tmp_path / "b.onnx", prune_ratio=0.5, round_to=1, save_plan=plan)
     assert (first, text) == (second, plan.read_text())
     assert compressed(path, tmp_path / "c.onnx", plan=plan) == first
+
+
+def test_a_replay_takes_as_many_threads_of_blas_as_the_first_run_had(
+    saved: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Sums of every number of threads differ in their last bits, and fitted weights with them."""
+    net, seen = Net(), []
+    net.head(net.cbr(net.cbr(net.input("x", ["n", 3, 8, 8]), 3, 8), 8, 8), 8)
+    net.output(net.nodes[-1].output[0])
+    model, plan, samples = saved(net), tmp_path / "plan.json", tmp_path / "samples.npz"
+    np.savez(samples, x=np.random.default_rng(0).standard_normal((24, 3, 8, 8)).astype(np.float32))
+    options = {"data": samples, "eval_data": samples, "measure_latency": False, "verify": False}
+    carried_out = pipeline.built
+    monkeypatch.setattr(pipeline, "built", lambda *given: seen.append(blas_threads.number()) or carried_out(*given))
+    with blas_threads.limited(3):
+        shrinkc.compress(model, output=tmp_path / "a.onnx", macs="70%", save_plan=plan, **options)
+    with blas_threads.limited(1):
+        shrinkc.compress(model, output=tmp_path / "b.onnx", plan=plan, **options)
+        assert blas_threads.number() == 1
+    assert (plans.read(plan).blas_threads, seen) == (3, [3, 3])
 
 
 def edited(plan: Path, edit: Callable[[dict[str, Any]], None]) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,8 @@ import pytest
 from models.builder import Net
 
 from shrinkc.errors import CalibrationError, GateError, RecipeError
-from shrinkc.quantizing import Quantized, quantize
+from shrinkc.evidence.quality import OutputAgreement, Quality
+from shrinkc.quantizing import Quantized, quantize, verdict
 
 
 @pytest.fixture(scope="module")
@@ -39,6 +41,7 @@ def test_weights_take_a_quarter_and_the_style_is_the_runtimes(folder: Path) -> N
     stored = {tensor.data_type for tensor in onnx.load(str(folder / "out.onnx")).graph.initializer if len(tensor.dims) == 4}
     assert stored == {onnx.TensorProto.INT8}
     assert here.quality.samples == 16
+    assert here.verdict == verdict("int8", here.quality)
     assert here.quality.agreement[0].cosine > 0.99
     assert (here.notes, len(there.notes)) == ((), 1)
 
@@ -47,6 +50,17 @@ def test_halves_are_nearer_than_bytes(folder: Path) -> None:
     half, byte = run(folder, to="float16"), run(folder)
     assert half.quality.agreement[0].relative_error < 0.002 < byte.quality.agreement[0].relative_error < 0.2
     assert half.bytes_after < 0.75 * half.bytes_before
+
+
+def test_int8_is_judged_by_points_and_halves_by_error() -> None:
+    one = OutputAgreement("y", 0.999, 0.03, 0.995)
+    quality = Quality("samples", 200, 0.9, 0.895, (one,))
+    assert verdict("int8", quality).is_within
+    assert "0.50 points lost, 1 allowed" in verdict("int8", quality).sentence
+    assert not verdict("int8", replace(quality, accuracy_after=0.88)).is_within
+    assert not verdict("int8", quality, max_drop=0.4).is_within
+    assert not verdict("float16", quality).is_within, "3 % off, whatever class wins"
+    assert verdict("bfloat16", replace(quality, agreement=(replace(one, relative_error=0.019),))).is_within
 
 
 def test_what_loses_too_much_is_set_aside(folder: Path) -> None:

@@ -1,0 +1,84 @@
+"""Times of models on an engine in a process of its own, here or on a board: one process for all, where the engine allows it."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+
+from shrinkc.api import Artifact, ConvertConfig, Engine, EngineSession, Reloading, RunConfig
+from shrinkc.latency import recording
+from shrinkc.latency.recording import BLOCK_S, BLOCKS
+from shrinkc.latency.table import Table
+from shrinkc.report import facts
+
+
+class EngineTimer:
+    """Seconds of the least run of a short block; a context manager, as a process is kept between models.
+
+    Parameters
+    ----------
+    engine : Engine
+    config : RunConfig
+    """
+
+    def __init__(self, engine: Engine, config: RunConfig) -> None:
+        self._engine, self._config = engine, config
+        self._session: EngineSession | None = None
+        self._version = engine.probe().version
+
+    def __call__(self, model: bytes, feed: Mapping[str, np.ndarray]) -> float:
+        """Time a model.
+
+        Raises
+        ------
+        RuntimeUnavailable, BuildError
+        """
+        with tempfile.TemporaryDirectory(prefix="shrinkc-") as folder:
+            path = Path(folder) / "layer.onnx"
+            path.write_bytes(model)
+            sizes = {name: tuple(array.shape) for name, array in feed.items()}
+            artifact = self._engine.convert(path, Path(folder) / "built", ConvertConfig(self._config.precision, sizes))
+            session = self._loaded(artifact)
+            found = session.bench(feed, seconds=BLOCKS * BLOCK_S, warmup=2)
+        is_cpu = "CPU" in session.effective().provider.upper()
+        return min(found.cpu_s if self._config.threads == 1 and is_cpu else found.wall_s)
+
+    def _loaded(self, artifact: Artifact) -> EngineSession:
+        if isinstance(self._session, Reloading):
+            self._session.reload(artifact)
+        else:
+            self.close()
+            self._session = self._engine.open(artifact, self._config)
+        self._version = self._session.effective().version or self._version
+        return self._session
+
+    def new_table(self, runtime: str) -> Table:
+        """A table without layers, which says what machine the engine runs on and in which version: a board's may differ.
+
+        Raises
+        ------
+        RuntimeUnavailable, BuildError
+        """
+        made = recording.new_table(runtime, self._version, self._config, self)
+        return replace(made, version=self._version, machine=self._machine())
+
+    def _machine(self) -> Mapping[str, Any]:
+        return self._session.machine() if isinstance(self._session, Reloading) else facts.machine()
+
+    def close(self) -> None:
+        """End the process; the next model starts another one."""
+        if self._session is not None:
+            self._session.close()
+        self._session = None
+
+    def __enter__(self) -> EngineTimer:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
