@@ -15,6 +15,7 @@ import numpy as np
 from shrinkc.errors import RecipeError
 from shrinkc.files import write_text
 from shrinkc.latency.layers import CONVOLUTIONS, LayerSpec
+from shrinkc.latency.monotone import monotone
 
 SCHEMA = "shrinkc.latency-table/1"
 
@@ -35,7 +36,7 @@ class Rates:
 
 @dataclass
 class Table:
-    """Seconds of layers.
+    """Seconds of layers.  What was measured is kept as it is; what is told of it never falls as a layer gets wider.
 
     Attributes
     ----------
@@ -61,6 +62,7 @@ class Table:
     rates: Rates
     layers: dict[LayerSpec, Points] = field(default_factory=dict)
     load_average: float = 0.0
+    _smoothed: dict[object, Points] = field(default_factory=dict, repr=False, compare=False)
 
     def missing(self, spec: LayerSpec, widths: Widths) -> list[Widths]:
         """Grid points that are needed for widths up to ``widths`` and not there yet."""
@@ -77,14 +79,24 @@ class Table:
         """
         if not all(widths):
             return 0.0
-        points, block = self.layers[spec], block_of(spec, self.block)
-        if spec.is_depthwise and widths[0] % block and any(point[0] % block for point in points):
-            points = {point: seconds for point, seconds in points.items() if point[0] % block}
+        block = block_of(spec, self.block)
+        whole, between = alike(spec, self.layers[spec], block)
+        if widths[0] % block and between:
+            points = between
         else:
-            points = {point: seconds for point, seconds in points.items() if not (spec.is_depthwise and point[0] % block)}
-            widths = tuple(rounded_up(width, block) for width in widths)
+            points, widths = whole, tuple(rounded_up(width, block) for width in widths)
         axes = [sorted({point[axis] for point in points}) for axis in range(spec.n_widths)]
-        return _interpolated(points, axes, widths)
+        return _interpolated(self._monotone(spec, points), axes, widths)
+
+    def _monotone(self, spec: LayerSpec, points: Points) -> Points:
+        """Points that fall along no width, as far as they are a full grid; worked out once for the same measurements."""
+        axes = [{point[axis] for point in points} for axis in range(spec.n_widths)]
+        if math.prod(map(len, axes)) != len(points):
+            return points
+        key = (spec, tuple(points.items()))
+        if key not in self._smoothed:
+            self._smoothed[key] = monotone(points)
+        return self._smoothed[key]
 
     def to_json(self) -> dict[str, Any]:
         """Plain data, schema first."""
@@ -104,6 +116,15 @@ class Table:
                 for spec, points in self.layers.items()
             ],
         }
+
+
+def alike(spec: LayerSpec, points: Points, block: int) -> tuple[Points, Points]:
+    """Points that can be compared with each other: in whole blocks, and between blocks, where runtimes take another kernel.
+
+    Those are told apart for depthwise convolutions only; other layers round up.
+    """
+    between = {widths: seconds for widths, seconds in points.items() if spec.is_depthwise and widths[0] % block}
+    return {widths: seconds for widths, seconds in points.items() if widths not in between}, between
 
 
 def rounded_up(width: int, block: int) -> int:
