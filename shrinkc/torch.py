@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from shrinkc import ir as shrinkc_ir
 from shrinkc.errors import RecipeError
 from shrinkc.training.executor import Executor  # says how to install torch, if it is missing
+from shrinkc.training.lifting import lift_weights
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -78,7 +79,9 @@ def load(path: str | os.PathLike[str]) -> OnnxModule:
     RuntimeUnavailable
         Torch is not installed.
     """
-    return OnnxModule(shrinkc_ir.load(path))
+    model = shrinkc_ir.load(path)
+    lift_weights(model)
+    return OnnxModule(model)
 
 
 def save(module: Executor, path: str | os.PathLike[str]) -> int:

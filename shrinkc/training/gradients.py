@@ -17,6 +17,7 @@ from shrinkc.errors import CalibrationError
 from shrinkc.evidence.data import Data, fixed_batch
 from shrinkc.training.distill import is_logits, label_loss, variance
 from shrinkc.training.executor import Executor
+from shrinkc.training.lifting import lift_weights
 from shrinkc.training.samples import Samples
 from shrinkc.training.threads import limited
 
@@ -48,7 +49,9 @@ def gradients(model: ir.Model, data: Data, *, threads: int = 0) -> dict[str, Flo
     CalibrationError
         A gradient is not finite.
     """
-    executor = Executor(model).eval()
+    copy = model.clone()
+    lift_weights(copy)
+    executor = Executor(copy).eval()
     parameters = executor.trainable()
     size = sum(parameter.numel() * parameter.element_size() for parameter in parameters.values())
     unit = fixed_batch(model) or 1

@@ -100,6 +100,8 @@ def prepared(
     unit = fixed_batch(lesson.student)
     training, judging = _divided(lesson, settings, unit)
     executor = Executor(lesson.student).to(settings.device)
+    if not executor.trainable():
+        raise RecipeError("there is nothing to train", because="no layer of the model reads a stored float weight")
     lay_out(executor)
     if world.size > 1:
         executor.normalize_by(batch_norm)

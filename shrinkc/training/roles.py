@@ -4,7 +4,7 @@ A float initializer is **trainable** if it has rank 1 or more and more than one 
 scales and regions of Resize and Upsample, bounds of Clip, values of Pad and OneHot, ratios, exponents, bounds of Range,
 quantisation scales, thresholds.  A tensor of one element is trainable only where a layer reads it as weight or bias (the bias
 of a layer with one output).  Running means and variances of BatchNormalization are statistics.  Rank-0 tensors, and what
-Constant nodes hold, are not trainable.
+Constant nodes hold, are not trainable; weights among the latter become initializers first (:mod:`shrinkc.training.lifting`).
 """
 
 from __future__ import annotations

@@ -18,6 +18,7 @@ from shrinkc.training.distributed import joined
 from shrinkc.training.evaluation import Metrics
 from shrinkc.training.interfaces import Method, Phase, Rewriting, Rewritten
 from shrinkc.training.interrupts import Interrupts
+from shrinkc.training.lifting import lift_weights
 from shrinkc.training.parametrization import Masked
 from shrinkc.training.phases import carry_out
 from shrinkc.training.preparing import Lesson, prepared
@@ -104,6 +105,7 @@ def trained(
         What the method finds wrong before or after the training.
     """
     make = built or method_of
+    lift_weights(lesson.student)
     with limited(settings.threads), joined(settings.device) as world, Interrupts() as interrupts:
         made = make(settings.method, settings.options)
         method = made.rewritten(lesson) if isinstance(made, Rewriting) else InPlace(made, lesson)
