@@ -227,15 +227,7 @@ class IsolatedSession:
             raise
 
     def reload(self, artifact: Artifact) -> None:
-        """Load another artifact in the place of the one it has.
-
-        Raises
-        ------
-        RuntimeUnavailable
-            The engine, or the device asked for, is missing.
-        BuildError
-            It refuses the file, crashes or hangs.
-        """
+        """See :class:`shrinkc.engines.Reloading`."""
         answer, _ = self._child.request("load", self._loading(artifact, self._config), timeout_s=self._timeout_s)
         self._effective = self._read(answer)
 

@@ -130,8 +130,9 @@ def _recovery_remark(recovery: Recovery) -> str:
     shared = f" by {recovery.processes} processes" if recovery.processes > 1 else ""
     how = f"rate {recovery.settings['learning_rate']:g}, {recovery.settings['precision']}"
     where = f"{recovery.samples} samples{made_up}"
+    steps = "1 step" if recovery.steps == 1 else f"{recovery.steps} steps"
     return (
-        f"Recovery: {recovery.steps} steps ({how}) in {seconds(recovery.seconds)}{shared} on {where}; "
+        f"Recovery: {steps} ({how}) in {seconds(recovery.seconds)}{shared} on {where}; "
         f"on {judged}: {', '.join(changes)}; {recovery.stopped}."
     )
 

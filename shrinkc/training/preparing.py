@@ -28,6 +28,7 @@ from shrinkc.training.evaluation import batches
 from shrinkc.training.executor import Executor
 from shrinkc.training.feeding import Feeder, pooled
 from shrinkc.training.interrupts import Interrupts
+from shrinkc.training.lifting import lift_weights
 from shrinkc.training.objective import Objective
 from shrinkc.training.samples import Samples, Tensors, held_out
 from shrinkc.training.settings import Settings
@@ -265,7 +266,8 @@ def _fingerprint(lesson: Lesson, settings: Settings) -> str:
     digest = hashlib.blake2b(json.dumps(settings.to_json(), sort_keys=True).encode())
     for model in (lesson.given or lesson.student, lesson.teacher):
         if model is not None:
-            for name, value in sorted(model.graph.initializers.items()):
+            lift_weights(copy := model.clone())  # what stands in nodes counts as well
+            for name, value in sorted(copy.graph.initializers.items()):
                 digest.update(name.encode())
                 digest.update(np.ascontiguousarray(shrinkc_ir.stored_array(value)).tobytes())
     arrays = dict(lesson.data.inputs)

@@ -85,3 +85,13 @@ def test_a_model_without_weights_is_refused(tmp_path: Path) -> None:
     )
     with pytest.raises(RecipeError, match="nothing to train"):
         trained(lesson(graph, blobs()), settings(teacher="none"), Silent())
+
+
+def test_a_checkpoint_of_another_teacher_is_refused(tmp_path: Path) -> None:
+    def run(teacher: int) -> None:
+        student, original = (loaded(in_constants(convnet(seed)), tmp_path) for seed in (1, teacher))
+        trained(lesson(student, pictures(), original), settings(), Silent(), tmp_path / "run.npz")
+
+    run(2)
+    with pytest.raises(RecipeError, match="another run"):
+        run(3)
