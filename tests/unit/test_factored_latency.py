@@ -16,7 +16,8 @@ from shrinkc.passes.allocators.lagrangian import Lagrangian
 from shrinkc.passes.lowrank.svd import Svd
 
 import shrinkc
-from shrinkc import devices, layer_timing, pacing, pipeline, registry, target
+from shrinkc import devices, layer_timing, pacing, pipeline, recipe_files, registry, target, timing
+from shrinkc import ir as shrinkc_ir
 from shrinkc.analysis.cost import CostModel
 from shrinkc.analysis.groups import Analysis, analyse
 from shrinkc.api import RunConfig
@@ -30,6 +31,8 @@ from shrinkc.latency.layers import LayerSpec
 from shrinkc.latency.model import forecast, layers_of
 from shrinkc.latency.roofline import macs_of, of_target
 from shrinkc.latency.table import Rates
+from shrinkc.log import Silent
+from shrinkc.opening import open_model
 from shrinkc.rank_allocation import RankAllocating
 from shrinkc.shapes import Shadow, input_shapes
 
@@ -213,3 +216,19 @@ def test_a_table_recorded_with_forms_prices_layers_in_them(ideal: list[int], tmp
     assert report.latency_basis.startswith("recorded")
     assert report.after.latency_s is not None
     assert report.after.latency_s <= 0.6 * report.before.latency_s  # type: ignore[operator]
+
+
+def test_times_of_layers_that_only_factors_have_are_kept_for_the_next_run(ideal: list[int], tmp_path: Path) -> None:
+    onnx.save(small_recogniser(), str(tmp_path / "m.onnx"))
+    graph, runtime = shrinkc_ir.load(tmp_path / "m.onnx"), registry.load("runtimes", "onnxruntime-cpu")()
+    opened = open_model(tmp_path / "m.onnx", recipe_files.resolve(), None, graph, Silent())
+    chosen = candidates(opened.model, "pointwise")
+    further = [layer for one in chosen for layer in layers_of_chain(one, opened.analysis.shadow)]
+    counts = []
+    for _ in range(2):
+        sources = timing.Sources(None, tmp_path / "cache")
+        found = timing.timed(opened, target.load("cpu"), runtime, RunConfig(threads=1), sources, Silent())
+        counts.append(len(ideal))
+        assert not found.extend(further)
+        counts.append(len(ideal))
+    assert counts[0] < counts[1] == counts[2] == counts[3]
