@@ -25,6 +25,7 @@ from typing import Any
 
 import fashion
 import numpy as np
+import onnx_ir as ir
 import score
 from latency_models import MODELS
 
@@ -35,10 +36,11 @@ from shrinkc.allocate import Allocating, Limits
 from shrinkc.analysis.groups import BoolArray
 from shrinkc.api import RunConfig, RuntimeAdapter
 from shrinkc.errors import BudgetError
+from shrinkc.latency import stopwatch as stopwatches
 from shrinkc.latency.recording import least_seconds
+from shrinkc.latency.stopwatch import InProcess
 from shrinkc.log import Silent
 from shrinkc.opening import Opened, open_model
-from shrinkc.pacing import measured_share
 from shrinkc.report import facts
 from shrinkc.surgery import remove_channels
 from shrinkc.testing import Randomly
@@ -69,8 +71,14 @@ def runtime() -> RuntimeAdapter:
 def share_of(model: Opened, is_kept: BoolArray) -> float:
     """Measured time of a cut as a share of the original's."""
     pruned = remove_channels(model.analysis, is_kept, model.shapes)
-    sessions = [runtime().load(shrinkc_ir.loadable(graph), RunConfig()) for graph in (model.model, pruned)]
-    return measured_share(*sessions, timing.made_up_feed(model), 1)
+    return share_of_graphs(model, model.model, pruned)
+
+
+def share_of_graphs(model: Opened, before: ir.Model, after: ir.Model) -> float:
+    """Measured time of one graph as a share of another's, fed as the model is."""
+    stopwatch, feed = InProcess(runtime(), RunConfig()), timing.made_up_feed(model)
+    with stopwatch.loaded(before, feed) as first, stopwatch.loaded(after, feed) as second:
+        return stopwatches.share(stopwatch, first, second, feed)
 
 
 def halving(models: Iterable[str], folder: Path) -> dict[str, Any]:
@@ -153,8 +161,7 @@ def _point(
         **budget,
         **settings,
     )
-    sessions = [runtime().load(path, RunConfig()) for path in (source, output)]
-    share = measured_share(*sessions, timing.made_up_feed(opened(source)), 1)
+    share = share_of_graphs(opened(source), shrinkc_ir.load(source), shrinkc_ir.load(output))
     macs = report.after.macs / report.before.macs
     return {"accuracy": accuracy_of(output, folder), "time_share": share, "macs_share": macs}
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 from functools import partial
 
 from shrinkc import ir as shrinkc_ir
-from shrinkc import planning, timing
+from shrinkc import planning
 from shrinkc.analysis.groups import Analysis
 from shrinkc.api import Evidence, FloatArray
 from shrinkc.calibrating import evidence_from, needs_evidence
@@ -58,13 +58,12 @@ def decided(run: Run, gradients: Mapping[str, FloatArray]) -> Planned:
             built=partial(tried, run),
         )
     budget = run.recipe.latency_budget()
-    if budget is not None and run.timed is not None and run.timed.basis == timing.MEASURED:
+    if budget is not None and run.timed is not None and run.timed.stopwatch is not None:
         return paced(
             run.opened,
             run.recipe,
             budget,
-            run.runtime,
-            run.threads,
+            run.timed.stopwatch,
             run.progress,
             planned_for=lambda recipe: _planned(run, recipe, evidence),
             built=partial(tried, run),

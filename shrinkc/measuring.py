@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from shrinkc import shapes, target
-from shrinkc.api import RunConfig, RuntimeAdapter, Session
+from shrinkc.api import Engine, RunConfig, RuntimeAdapter, Session
 from shrinkc.errors import BuildError
 from shrinkc.evidence import data as evidence_data
 from shrinkc.evidence import quality as evidence_quality
@@ -20,8 +21,14 @@ from shrinkc.latency import probe
 from shrinkc.log import Progress
 from shrinkc.opening import Opened
 from shrinkc.report.model import Report, RuntimeLevel
+from shrinkc.report.validation import EngineResult
+from shrinkc.timing import engine_here
+from shrinkc.validating import validated_on
 
 QUALITY_BATCH = 64
+
+ENGINE_RUNS = 4
+"""Runs compared on the target's engine."""
 
 
 def measured(
@@ -34,38 +41,82 @@ def measured(
     measure_latency: bool,
     progress: Progress,
 ) -> Report:
-    """Report with everything that could be measured on the two files, and why the rest could not."""
+    """Report with everything that could be measured on the two files, and why the rest could not.
+
+    Where the target's engine is here, in a process of its own, it has to compute the same and it is what is timed.
+    """
     config = RunConfig(threads=threads)
+    engine = engine_here(target.load(str(report.recipe["target"])), runtime)
+    there = report
+    if engine is not None:
+        there = _on_engine(engine, report, opened, output, samples, config, progress, is_timed=measure_latency)
+    is_timed_here = measure_latency and there.latency is None
     try:
         after = runtime.load(output, config)
-        if samples is None and not measure_latency:
-            return replace(report, latency_note="not run: --no-latency", runtimes=_levels(report, runtime, after))
+        if samples is None and not is_timed_here:
+            note = "" if there.latency is not None else NOT_ASKED
+            return replace(there, latency_note=note, runtimes=(*_levels(there, runtime, after), *there.runtimes))
         before = runtime.load(opened.path, config)
     except BuildError as error:
         reason = f"not run: {error.message} ({error.because})"
-        return replace(report, latency_note=reason, runtimes=(RuntimeLevel(runtime.name, "not run", reason),))
+        return replace(there, latency_note=reason, runtimes=(RuntimeLevel(runtime.name, "not run", reason), *there.runtimes))
     quality = Quality()
     if samples is not None:
         with progress.stage(f"measuring quality on {samples.n_samples} samples"):
             batch = batch_size(opened.analysis, QUALITY_BATCH)
             quality = evidence_quality.measure(before, after, samples, batch)
-    report = replace(report, quality=quality)
-    if measure_latency:
+    report = replace(there, quality=quality)
+    if is_timed_here:
         with progress.stage("measuring latency"):
-            report = _timed(report, before, after, _feed(opened, samples), threads)
-    else:
-        report = replace(report, latency_note="not run: --no-latency")
-    return replace(report, runtimes=_levels(report, runtime, after))
+            report = _timed(report, before, after, _feeds(opened, samples)[0], threads)
+    elif not measure_latency:
+        report = replace(report, latency_note=NOT_ASKED)
+    return replace(report, runtimes=(*_levels(report, runtime, after), *there.runtimes))
 
 
-def _feed(opened: Opened, samples: Data | None) -> dict[str, np.ndarray]:
+NOT_ASKED = "not run: --no-latency"
+
+
+def _on_engine(
+    engine: Engine,
+    report: Report,
+    opened: Opened,
+    output: Path,
+    samples: Data | None,
+    config: RunConfig,
+    progress: Progress,
+    *,
+    is_timed: bool,
+) -> Report:
+    """With what the target's engine made of both files: its level, and times if it got so far."""
+    feeds = _feeds(opened, samples)
+    try:
+        found = validated_on(
+            engine, opened.path, output, feeds, config, progress, is_real=samples is not None, is_timed=is_timed
+        )
+    except BuildError as error:  # onnxruntime, which it is held against, does not run it
+        reason = f"nothing to hold it against: {error.message} ({error.because})"
+        return replace(report, runtimes=(RuntimeLevel(engine.name, "not run", reason),))
+    level = RuntimeLevel(engine.name, found.level, _told(found))
+    if found.latency is None:
+        return replace(report, runtimes=(level,))
+    return replace(report, runtimes=(level,), latency=found.latency, latency_runtime=engine.name, latency_note="")
+
+
+def _told(found: EngineResult) -> str:
+    where = f"{found.version}, {found.provider}, {found.place}" if found.provider else found.version
+    return "; ".join(filter(None, [where, found.reason, found.original, found.latency_note]))
+
+
+def _feeds(opened: Opened, samples: Data | None) -> list[dict[str, np.ndarray]]:
     if samples is not None:
-        return samples.head(evidence_data.fixed_batch(opened.model) or 1)
+        return list(itertools.islice(samples.batches(evidence_data.fixed_batch(opened.model) or 1), ENGINE_RUNS))
     generator = np.random.default_rng(0)
-    return {
-        value.name or "": random_input(value, opened.shapes[value.name or ""], generator)
-        for value in shapes.real_inputs(opened.model)
-    }
+    inputs = shapes.real_inputs(opened.model)
+    return [
+        {value.name or "": random_input(value, opened.shapes[value.name or ""], generator) for value in inputs}
+        for _ in range(ENGINE_RUNS)
+    ]
 
 
 def _timed(report: Report, before: Session, after: Session, feed: dict[str, np.ndarray], threads: int) -> Report:
@@ -77,12 +128,14 @@ def _timed(report: Report, before: Session, after: Session, feed: dict[str, np.n
 
 def _levels(report: Report, runtime: RuntimeAdapter, after: Session) -> tuple[RuntimeLevel, ...]:
     wanted = target.load(str(report.recipe["target"]))
-    level = "timed" if report.latency is not None else "validated" if report.proof is not None else "loaded"
+    is_timed = report.latency is not None and report.latency_runtime == runtime.name
+    level = "timed" if is_timed else "validated" if report.proof is not None else "loaded"
     effective = after.effective()
     here = RuntimeLevel(runtime.name, level, f"onnxruntime {effective.version}, {effective.provider}, this machine")
-    if wanted.runtime == runtime.name and wanted.is_here:
+    is_told = any(known.runtime == wanted.runtime for known in report.runtimes)
+    if is_told or (wanted.runtime == runtime.name and wanted.is_here):
         return (here,)
     missing = f"no {wanted.runtime} engine was built or timed; build it on the device in {wanted.precision}"
     if wanted.is_here:
-        missing = f"whole models are timed there by `shrinkc validate --runtimes {wanted.runtime} --time`"
+        missing = f"{wanted.runtime} is not installed here; `shrinkc doctor` tells how to get it"
     return here, RuntimeLevel(wanted.runtime, "not run", missing)

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
-import numpy as np
 import onnx_ir as ir
 
-from shrinkc import ir as shrinkc_ir
-from shrinkc.api import RunConfig, RuntimeAdapter, Session
 from shrinkc.budget import Budget
 from shrinkc.errors import BudgetError, RecipeError
 from shrinkc.latency.probe import Comparison
-from shrinkc.latency.recording import least_seconds
+from shrinkc.latency.stopwatch import Stopwatch, share
 from shrinkc.log import Progress
 from shrinkc.opening import Opened
 from shrinkc.plan import Plan
@@ -33,8 +31,6 @@ AIM = 0.99
 TOLERANCE = 0.05
 """How far the final measurement may miss what was asked for: two measurements of one model differ by as much."""
 
-ROUNDS, BLOCKS = 6, 6
-
 Planner = Callable[[Recipe], Planned]
 
 
@@ -42,8 +38,7 @@ def paced(
     opened: Opened,
     recipe: Recipe,
     budget: Budget,
-    runtime: RuntimeAdapter,
-    threads: int,
+    stopwatch: Stopwatch[Any],
     progress: Progress,
     *,
     planned_for: Planner,
@@ -58,25 +53,38 @@ def paced(
     BudgetError
         Not even the forecast can be brought down to the budget.
     """
-    config, feed = RunConfig(threads=threads), made_up_feed(opened)
-    dense = runtime.load(shrinkc_ir.loadable(opened.model), config)
     predicted = opened.cost.dense().latency_s or 0.0
     wanted = budget.limit(opened.cost.dense()) / predicted
-    found: list[tuple[float, Planned]] = []
-    share = wanted
-    for _ in range(TRIES):
-        with progress.stage(f"planning for {share:.1%} of the time"):
-            plan = _planned(planned_for, recipe, share, is_first=not found)
-        if plan is None:
-            break
-        pruned = runtime.load(shrinkc_ir.loadable(built(plan.plan)), config)
-        measured = measured_share(dense, pruned, feed, threads)
-        found.append((measured, plan))
-        if CLOSE * wanted <= measured <= wanted:
-            break
-        share = min(share * AIM * wanted / measured, 0.99)
+    feed = made_up_feed(opened)
+    with stopwatch.loaded(opened.model, feed) as dense:
+
+        def measured(plan: Plan) -> float:
+            with stopwatch.loaded(built(plan), feed) as pruned:
+                return share(stopwatch, dense, pruned, feed)
+
+        found = _tried(planned_for, recipe, wanted, measured, progress)
     best = _best(found, wanted)
     return replace(best, plan=replace(best.plan, settings=recipe.to_json()))
+
+
+def _tried(
+    planned_for: Planner, recipe: Recipe, wanted: float, measured: Callable[[Plan], float], progress: Progress
+) -> list[tuple[float, Planned]]:
+    """Plans for a share of the time, each aimed better by what the one before measured as a whole, and that measurement."""
+    found: list[tuple[float, Planned]] = []
+    aim = wanted
+    for _ in range(TRIES):
+        with progress.stage(f"planning for {aim:.1%} of the time"):
+            plan = _planned(planned_for, recipe, aim, is_first=not found)
+        if plan is None:
+            break
+        with progress.stage("timing the whole model"):
+            took = measured(plan.plan)
+        found.append((took, plan))
+        if CLOSE * wanted <= took <= wanted:
+            break
+        aim = min(aim * AIM * wanted / took, 0.99)
+    return found
 
 
 def _planned(planned_for: Planner, recipe: Recipe, share: float, *, is_first: bool) -> Planned | None:
@@ -96,13 +104,6 @@ def _best(found: list[tuple[float, Planned]], wanted: float) -> Planned:
 
 def _share(entry: tuple[float, Planned]) -> float:
     return entry[0]
-
-
-def measured_share(before: Session, after: Session, feed: Mapping[str, np.ndarray], threads: int) -> float:
-    """Time of one model as a share of another's: the least of blocks that take turns."""
-    pairs = [[least_seconds(session, feed, threads, BLOCKS) for session in (before, after)] for _ in range(ROUNDS)]
-    least_before, least_after = (min(seconds) for seconds in zip(*pairs, strict=True))
-    return float(least_after / least_before)
 
 
 def missed(budget: Budget, measured: Comparison) -> str:

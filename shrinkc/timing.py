@@ -6,24 +6,22 @@ import hashlib
 import os
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from shrinkc import ir as shrinkc_ir
 from shrinkc import registry, shapes
 from shrinkc.api import Engine, RunConfig, RuntimeAdapter
 from shrinkc.errors import RecipeError
 from shrinkc.feeding import random_input
 from shrinkc.latency import recording, roofline
 from shrinkc.latency import table as tables
-from shrinkc.latency.engine_timing import EngineTimer
 from shrinkc.latency.layers import Layer
 from shrinkc.latency.model import Forecast, forecast, layers_of
-from shrinkc.latency.recording import Timer
+from shrinkc.latency.stopwatch import WHOLE_BLOCKS, InProcess, OnEngine, Stopwatch
 from shrinkc.latency.table import Table
 from shrinkc.log import Progress
 from shrinkc.opening import Opened
@@ -31,8 +29,6 @@ from shrinkc.report import facts
 from shrinkc.target import Target
 
 MEASURED, RECORDED, ESTIMATED = "measured", "recorded", "estimated"
-
-DENSE_BLOCKS = 50
 
 
 @dataclass(frozen=True)
@@ -48,12 +44,15 @@ class Timed:
         For the report.
     extend : callable of sequence of Layer to sequence of Layer
         Makes further layers known to the forecast's times, and returns those that cannot be.
+    stopwatch : Stopwatch or None
+        What measured them, and can measure whole models; None where nothing was measured.
     """
 
     forecast: Forecast
     basis: str
     detail: str
     extend: Callable[[Sequence[Layer]], Sequence[Layer]] = lambda layers: ()
+    stopwatch: Stopwatch[Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -93,34 +92,27 @@ def timed(
     """
     if sources.table is not None:
         return _recorded(opened, sources.table)
-    if target.is_here and target.runtime == runtime.name:
-        return _measured(opened, runtime, config, sources.cache, progress)
-    engine = _engine_here(target)
-    if engine is not None:
-        return _recorded_here(opened, engine, config, sources.cache, progress)
+    stopwatch = stopwatch_here(target, runtime, config)
+    if stopwatch is not None:
+        return _measured(opened, stopwatch, sources.cache, progress)
     estimate = roofline.of_target(target)
     detail = f"roofline of {target.name}: {estimate.basis}"
     return Timed(forecast(opened.analysis, estimate), ESTIMATED, detail)
 
 
-def _engine_here(target: Target) -> Engine | None:
-    """The target's engine in a process of its own; None if the target is elsewhere, or the engine is not to be had."""
-    if not target.is_here:
-        return None
-    found = registry.built("runtimes", target.runtime)
+def stopwatch_here(target: Target, runtime: RuntimeAdapter, config: RunConfig) -> Stopwatch[Any] | None:
+    """Of the target's runtime; None if the target is another machine, or its engine is not to be had."""
+    if target.is_here and target.runtime == runtime.name:
+        return InProcess(runtime, config)
+    engine = engine_here(target, runtime)
+    return None if engine is None else OnEngine(engine, config)
+
+
+def engine_here(target: Target, runtime: RuntimeAdapter) -> Engine | None:
+    """The target's engine in a process of its own; None where it is elsewhere, missing, or the runtime of this process."""
+    is_apart = target.is_here and target.runtime != runtime.name
+    found = registry.built("runtimes", target.runtime) if is_apart else None
     return found if isinstance(found, Engine) and found.probe().is_available else None
-
-
-def _recorded_here(opened: Opened, engine: Engine, config: RunConfig, cache: Path, progress: Progress) -> Timed:
-    """Forecast from layers timed on an engine of this machine, kept like those of onnxruntime; whole models are not timed."""
-    path = cache_file(cache, engine, config)
-    with progress.stage(f"timing layers on {engine.name}"), EngineTimer(engine, config) as timer:
-        table = tables.read(path) if path.is_file() else timer.new_table(engine.name)
-        if recording.record(table, layers_of(opened.analysis), timer):
-            tables.save(table, path)
-    where = f"layers timed one by one on {engine.name} {table.version} on this machine, {table.threads} thread(s)"
-    extend = partial(_recorded_too, table, partial(EngineTimer, engine, config), path)
-    return Timed(forecast(opened.analysis, table), RECORDED, where, extend)
 
 
 def _recorded(opened: Opened, path: Path) -> Timed:
@@ -145,43 +137,38 @@ def _lacks(table: Table, layer: Layer) -> bool:
     return not any(all(a >= b for a, b in zip(point, layer.widths, strict=True)) for point in points)
 
 
-def _measured(opened: Opened, runtime: RuntimeAdapter, config: RunConfig, cache: Path, progress: Progress) -> Timed:
-    table = cached_table(opened, runtime, config, cache, progress)
+def _measured(opened: Opened, stopwatch: Stopwatch[Any], cache: Path, progress: Progress) -> Timed:
+    table, path = _cached_table(opened, stopwatch, cache, progress)
     found = forecast(opened.analysis, table)
     whole = opened.analysis.keep_mask({})
-    with progress.stage("timing the original"):
-        session = runtime.load(shrinkc_ir.loadable(opened.model), config)
-        seconds = recording.least_seconds(session, made_up_feed(opened), config.threads, DENSE_BLOCKS)
+    feed = made_up_feed(opened)
+    with progress.stage("timing the original"), stopwatch.loaded(opened.model, feed) as session:
+        seconds = stopwatch.seconds(session, feed, WHOLE_BLOCKS)
     factor = seconds / found.of(whole)
-    detail = (
-        f"layers timed one by one on {runtime.name} {table.version}, {config.threads} thread(s); their sum times {factor:.2f}"
-    )
-    timer = nullcontext(recording.timer_of(runtime, config))
-    extend = partial(_recorded_too, table, lambda: timer, cache_file(cache, runtime, config))
-    return Timed(found.scaled(factor), MEASURED, detail, extend)
+    where = f"{stopwatch.runtime.name} {table.version}, {table.threads} thread(s)"
+    detail = f"layers timed one by one on {where}; their sum times {factor:.2f}"
+    extend = partial(_recorded_too, table, stopwatch, path)
+    return Timed(found.scaled(factor), MEASURED, detail, extend, stopwatch)
 
 
-def _recorded_too(
-    table: Table, opened_timer: Callable[[], AbstractContextManager[Timer]], path: Path, layers: Sequence[Layer]
-) -> Sequence[Layer]:
+def _recorded_too(table: Table, stopwatch: Stopwatch[Any], path: Path, layers: Sequence[Layer]) -> Sequence[Layer]:
     """Measure further layers that are wider than what the table tells already, and store it again if it grew."""
     wider = [layer for layer in layers if _lacks(table, layer)]
     if wider:
-        with opened_timer() as timer:
+        with stopwatch.layers() as timer:
             recording.record(table, wider, timer)
         tables.save(table, path)
     return ()
 
 
-def cached_table(opened: Opened, runtime: RuntimeAdapter, config: RunConfig, cache: Path, progress: Progress) -> Table:
+def _cached_table(opened: Opened, stopwatch: Stopwatch[Any], cache: Path, progress: Progress) -> tuple[Table, Path]:
     """Table with all layers of a model, from a folder as far as it is there, and stored again if it grew."""
-    version, path = runtime.probe().version, cache_file(cache, runtime, config)
-    timer = recording.timer_of(runtime, config)
-    with progress.stage("timing layers"):
-        table = tables.read(path) if path.is_file() else recording.new_table(runtime.name, version, config, timer)
+    path = cache_file(cache, stopwatch.runtime, stopwatch.config)
+    with progress.stage(f"timing layers on {stopwatch.runtime.name}"), stopwatch.layers() as timer:
+        table = tables.read(path) if path.is_file() else stopwatch.new_table(timer)
         if recording.record(table, layers_of(opened.analysis), timer):
             tables.save(table, path)
-    return table
+    return table, path
 
 
 def cache_file(cache: Path, runtime: RuntimeAdapter | Engine, config: RunConfig, what: str = "") -> Path:

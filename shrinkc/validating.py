@@ -25,6 +25,7 @@ from shrinkc.evidence.data import Data
 from shrinkc.evidence.synthetic import synthesise
 from shrinkc.files import sha256
 from shrinkc.latency import probe
+from shrinkc.latency.engine_timing import cpu_threads
 from shrinkc.log import Progress, Silent
 from shrinkc.report import facts
 from shrinkc.report.validation import FAILED, NOT_RUN, OK, EngineResult, Validation
@@ -38,9 +39,6 @@ REFERENCE = "onnxruntime-cpu"
 
 ROUNDED = ", in float32 with every value rounded as bfloat16 is"
 """How the reference runs files in bfloat16, for which it has no kernels on the processor."""
-
-CPU_PROVIDERS = frozenset({"XNNPACK"})
-"""Those that run on the processor without saying so in their name."""
 
 Feed = Mapping[str, NDArray[Any]]
 Outputs = Sequence[Mapping[str, NDArray[Any]]]
@@ -118,24 +116,8 @@ def validate(
     model = shrinkc_ir.load(paths[0])
     samples = _samples(model, data, preprocess, n_inputs, dict(input_shapes or {}), seed)
     feeds = list(samples.batches(evidence_data.fixed_batch(model) or 1))[:n_inputs]
-    sizes = {name: tuple(array.shape) for name, array in feeds[0].items()}
-    refuse_other_inputs(*paths, sizes)
-    reference: RuntimeAdapter = registry.load("runtimes", REFERENCE)()
-    stored = stored_type(shrinkc_ir.load(paths[1]))
-    with reporter.stage(f"running both models on {REFERENCE}"):
-        before, expected = (_outputs(reference, path, feeds) for path in paths)
-    job = _Job(
-        reference,
-        *paths,
-        feeds,
-        expected,
-        before,
-        ConvertConfig(precision, sizes),
-        RunConfig(threads, precision=precision),
-        stored,
-        not samples.is_synthetic,
-        is_timed,
-    )
+    config = RunConfig(threads, precision=precision)
+    job = _job(paths, feeds, config, reporter, is_real=not samples.is_synthetic, is_timed=is_timed)
     results = []
     for name, engine in engines.items():
         with reporter.stage(f"validating on {name}"):
@@ -145,14 +127,50 @@ def validate(
         paths[1].name,
         sha256(paths[0]),
         sha256(paths[1]),
-        f"{len(feeds)} from {samples.source}",
+        f"{len(job.feeds)} from {samples.source}",
         samples.is_synthetic,
-        compare(before, expected),
+        compare(job.before, job.expected),
         tuple(results),
         facts.machine(),
         facts.versions(),
-        REFERENCE + (ROUNDED if stored == BFLOAT16 else ""),
+        REFERENCE + (ROUNDED if job.stored == BFLOAT16 else ""),
     )
+
+
+def validated_on(
+    engine: Engine,
+    original: Path,
+    compressed: Path,
+    feeds: Sequence[Feed],
+    config: RunConfig,
+    progress: Progress,
+    *,
+    is_real: bool,
+    is_timed: bool,
+) -> EngineResult:
+    """The same on one engine, of inputs at hand; ``is_real`` unless they were made up.
+
+    Raises
+    ------
+    ShrinkcError
+        onnxruntime itself cannot run the models.
+    """
+    job = _job((original, compressed), feeds, config, progress, is_real=is_real, is_timed=is_timed)
+    with progress.stage(f"validating on {engine.name}"):
+        return _validated(engine.name, engine, job)
+
+
+def _job(
+    paths: tuple[Path, Path], feeds: Sequence[Feed], config: RunConfig, progress: Progress, *, is_real: bool, is_timed: bool
+) -> _Job:
+    sizes = {name: tuple(array.shape) for name, array in feeds[0].items()}
+    refuse_other_inputs(*paths, sizes)
+    reference: RuntimeAdapter = registry.load("runtimes", REFERENCE)()
+    with progress.stage(f"running both models on {REFERENCE}"):
+        before, expected = (_outputs(reference, path, feeds) for path in paths)
+    conversion = ConvertConfig(config.precision, sizes)
+    stored = stored_type(shrinkc_ir.load(paths[1]))
+    return _Job(reference, *paths, feeds, expected, before, conversion, config, stored, is_real, is_timed)
 
 
 def _outputs(reference: RuntimeAdapter, path: Path, feeds: Sequence[Feed]) -> Outputs:
@@ -273,16 +291,10 @@ def _timed(result: EngineResult, engine: Engine, session: EngineSession, job: _J
             session.bench(feed, runs=1)  # refuses an emulated place before anything is converted for it
             artifact = engine.convert(job.original, Path(folder), job.conversion)
             with engine.open(artifact, job.config) as before:
-                latency = probe.compare_engines(before, session, feed, _cpu_threads(result, job))
+                latency = probe.compare_engines(before, session, feed, cpu_threads(result.provider, job.config.threads))
         except (RuntimeUnavailable, BuildError) as error:
             return replace(result, latency_note=f"not timed: {_text(error)}")
     return replace(result, level="timed", latency=latency)
-
-
-def _cpu_threads(result: EngineResult, job: _Job) -> int:
-    """Threads, 0 for accelerators: the CPU time of whoever waits for one says nothing of it."""
-    is_on_cpu = "cpu" in result.provider.lower() or result.provider in CPU_PROVIDERS
-    return job.config.threads if is_on_cpu else 0
 
 
 def _support(engine: Engine, model: Path) -> SupportReport | None:

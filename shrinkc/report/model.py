@@ -171,6 +171,8 @@ class Report:
         MACs and parameters are counted; bytes are those of the files once written.
     is_written : bool
         False for a dry run: ``after`` is then predicted, the size in bytes estimated.
+    latency_runtime : str
+        What ``latency`` was measured on.
     latency_basis : str
         What the predicted latencies in ``before`` and ``after`` rest on: measured here, recorded on a device, or estimated.
     board : tuple of mapping
@@ -201,6 +203,7 @@ class Report:
     factors: tuple[FactorRow, ...] = ()
     factor_proof: FactorProof | None = None
     recovery: Recovery | None = None
+    latency_runtime: str = "onnxruntime-cpu"
     latency_basis: str = ""
     notes: tuple[str, ...] = ()
     files: Mapping[str, str] = field(default_factory=dict)

@@ -75,10 +75,10 @@ def _latency_rows(report: Report) -> list[Row]:
 def remarks(report: Report) -> list[str]:
     """What a reader must know besides the table."""
     lines = []
-    if report.latency is not None:
+    if (latency := report.latency) is not None:
         lines.append(
-            f"Latency: onnxruntime CPU on this machine, {report.latency.threads} thread(s), batch {report.latency.batch}, "
-            f"interleaved; speed-up per round {report.latency.speedup_low:.2f}x to {report.latency.speedup_high:.2f}x."
+            f"Latency: {report.latency_runtime} on this machine, {latency.threads} thread(s), batch {latency.batch}, "
+            f"interleaved; speed-up per round {latency.speedup_low:.2f}x to {latency.speedup_high:.2f}x."
         )
     elif report.latency_note:
         lines.append(f"Latency: {report.latency_note}.")
@@ -94,7 +94,11 @@ def remarks(report: Report) -> list[str]:
     if report.proof is not None or report.factor_proof is None:
         lines.append(_proof_remark(report))
     lines += _factor_proof_remark(report)
-    lines += [f"{level.runtime}: {level.level}: {level.detail}." for level in report.runtimes if level.level == "not run"]
+    lines += [
+        f"{level.runtime}: {level.level}: {level.detail}."
+        for place, level in enumerate(report.runtimes)
+        if place or level.level == "not run"
+    ]
     return [*lines, *report.notes]
 
 

@@ -7,15 +7,17 @@ from pathlib import Path
 
 import pytest
 from models.builder import Net
+from models.engines import CRASHING, HEALTHY, SHIFTING, onnx_engine
 
 import shrinkc
-from shrinkc import devices, target
+from shrinkc import devices, pacing, registry, target
 from shrinkc.api import RunConfig
-from shrinkc.errors import RecipeError, RuntimeUnavailable
-from shrinkc.latency import recording, table
+from shrinkc.errors import GateError, RecipeError, RuntimeUnavailable
+from shrinkc.latency import probe, recording, stopwatch, table
 from shrinkc.latency.engine_timing import EngineTimer
 from shrinkc.latency.layers import LayerSpec, micro_model
 from shrinkc.registry import load
+from shrinkc.report.rows import remarks
 
 Save = Callable[..., Path]
 
@@ -26,6 +28,13 @@ def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path
     target.forget()
     yield target.user_folder()
     target.forget()
+
+
+def compared(speed: float) -> probe.Comparison:
+    """A measurement of so many times the speed."""
+    before = probe.Timing(speed * 1e-3, 1.0, speed * 1e-3, speed * 1e-3, 10, False)
+    after = probe.Timing(1e-3, 1.0, 1e-3, 1e-3, 10, False)
+    return probe.Comparison(before, after, speed, speed, speed, speed, 0.0, 1, 1, 0.0)
 
 
 def product() -> Net:
@@ -88,23 +97,83 @@ def test_a_recorded_table_is_what_a_budget_of_time_goes_by(
         shrinkc.compress(saved(other, "other.onnx"), output=tmp_path / "o.onnx", latency="50%", latency_table=out)
 
 
-def test_a_target_whose_engine_is_here_has_its_layers_timed_on_it(
-    saved: Save, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.fixture
+def own_target(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], str]:
+    """File of a target of this machine whose engine is a fake with some backend."""
+    built, names = registry.built, registry.names
+
+    def made(backend: str) -> str:
+        engine = onnx_engine(tmp_path, backend)
+        monkeypatch.setattr(registry, "built", lambda group, name: engine if name == "fake" else built(group, name))
+        monkeypatch.setattr(registry, "names", lambda group: [*names(group), *(["fake"] if group == "runtimes" else [])])
+        (tmp_path / "own.toml").write_text('inherits = "openvino-cpu"\ndescription = "fake"\nruntime = "fake"\n')
+        return str(tmp_path / "own.toml")
+
+    return made
+
+
+def test_a_target_whose_engine_is_here_is_timed_on_it_layers_and_whole_model(
+    saved: Save, tmp_path: Path, own_target: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Without a table; the second run finds the times of the first."""
+    """Without a table; the second run finds the times of the layers, and measures none."""
     timed: list[bytes] = []
     monkeypatch.setattr(EngineTimer, "__call__", lambda timer, model, feed: timed.append(model) or 1e-9 * len(model))
-    monkeypatch.setattr(EngineTimer, "close", lambda timer: None)
-    options = {"latency": "60%", "latency_cache": tmp_path / "cache", "verify": False, "measure_latency": False}
+    monkeypatch.setattr(stopwatch, "least_of", lambda session, *rest: 2e-3)
+    monkeypatch.setattr(pacing, "share", lambda *rest: 0.59)
+    monkeypatch.setattr(probe, "compare_engines", lambda *rest: compared(2.0))
+    monkeypatch.setattr(probe, "compare", lambda *rest: pytest.fail("onnxruntime is not the target's engine"))
+    options = {"latency": "60%", "latency_cache": tmp_path / "cache", "target": own_target(HEALTHY), "verify": False}
     path = saved(product())
-    if not load("runtimes", "openvino")().probe().is_available:
-        pytest.skip("openvino is not installed")
-    report = shrinkc.compress(path, output=tmp_path / "o.onnx", target="openvino-cpu", **options)
-    assert report.latency_basis.startswith("recorded: layers timed one by one on openvino")
-    assert report.after.latency_s <= 0.6 * report.before.latency_s
+    report = shrinkc.compress(path, output=tmp_path / "o.onnx", **options)
+    assert report.latency_basis.startswith("measured: layers timed one by one on fake")
+    assert report.before.latency_s == pytest.approx(2e-3)
+    assert report.after.latency_s is not None
+    assert report.after.latency_s <= 0.6 * 2e-3
+    assert report.latency == compared(2.0)
+    assert report.latency_runtime == "fake"
+    assert [(level.runtime, level.level) for level in report.runtimes] == [("onnxruntime-cpu", "loaded"), ("fake", "timed")]
     n_timed = len(timed)
-    shrinkc.compress(path, output=tmp_path / "o.onnx", target="openvino-cpu", **options)
+    shrinkc.compress(path, output=tmp_path / "o.onnx", **options)
     assert len(timed) == n_timed > 0
+
+
+def test_a_budget_is_held_against_what_the_targets_engine_measures(
+    saved: Save, tmp_path: Path, own_target: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(EngineTimer, "__call__", lambda timer, model, feed: 1e-9 * len(model))
+    monkeypatch.setattr(stopwatch, "least_of", lambda session, *rest: 2e-3)
+    monkeypatch.setattr(probe, "compare_engines", lambda *rest: compared(0.9))
+    options = {"latency": "60%", "latency_cache": tmp_path / "cache", "target": own_target(HEALTHY), "verify": False}
+    with pytest.raises(GateError, match="SLOWER"):
+        shrinkc.compress(saved(product()), output=tmp_path / "o.onnx", **options)
+    assert (tmp_path / "o.rejected.onnx").exists()
+
+
+def test_a_budget_of_time_is_not_met_by_an_engine_that_computes_something_else(
+    saved: Save, tmp_path: Path, own_target: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(EngineTimer, "__call__", lambda timer, model, feed: 1e-9 * len(model))
+    monkeypatch.setattr(stopwatch, "least_of", lambda session, *rest: 2e-3)
+    monkeypatch.setattr(probe, "compare", lambda *rest: compared(5.0))
+    options = {"latency": "60%", "latency_cache": tmp_path / "cache", "target": own_target(SHIFTING), "verify": False}
+    with pytest.raises(GateError, match=r"could not be timed on fake: .*off by"):
+        shrinkc.compress(saved(product()), output=tmp_path / "o.onnx", **options)
+
+
+@pytest.mark.parametrize(
+    ("backend", "level", "reason"),
+    [(SHIFTING, "loaded", "output"), (CRASHING, "converted", "ended by SIGSEGV")],
+    ids=["wrong", "crashes"],
+)
+def test_an_engine_that_is_wrong_or_crashes_is_told_and_times_are_onnxruntimes(
+    saved: Save, tmp_path: Path, own_target: Callable[[str], str], backend: str, level: str, reason: str
+) -> None:
+    report = shrinkc.compress(saved(product()), output=tmp_path / "o.onnx", macs="60%", target=own_target(backend))
+    assert report.latency is not None
+    assert report.latency_runtime == "onnxruntime-cpu"
+    assert report.runtimes[1].level == level
+    (remark,) = (remark for remark in remarks(report) if remark.startswith(f"fake: {level}: "))
+    assert reason in remark
 
 
 def test_a_board_is_calibrated_there(saved: Save, tmp_path: Path) -> None:

@@ -157,7 +157,7 @@ def ideal(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     calls: list[int] = []
     monkeypatch.setattr(recording, "timer_of", lambda runtime, config: ideal_timer(2e-8, calls))
     monkeypatch.setattr(recording, "least_seconds", lambda *rest: 1e-3)
-    monkeypatch.setattr(pacing, "measured_share", lambda *rest: 0.7)
+    monkeypatch.setattr(pacing, "share", lambda *rest: 0.7)
     monkeypatch.setattr(pipeline, "missed", lambda *rest: "")
     monkeypatch.setattr(layer_timing, "time_layers", lambda *rest: LayerTimes(2e-3, 1e-3))
     return calls
