@@ -49,7 +49,7 @@ TARGETS = {"halving_speedup": 1.8, "prediction_median_error": 0.10, "driven_gain
 ROUND_TO, PLANS, BLOCKS = 16, 30, 10
 ROOT = Path(__file__).parents[1]
 TRAINED = ("vgg16-bn-half", "resnet20", "mobilenetv2-like")
-SHARES = (0.8, 0.65, 0.5, 0.4, 0.3, 0.2)
+SHARES = (0.8, 0.65, 0.5, 0.4, 0.3, 0.25, 0.2)
 DROPS = (0.005, 0.01, 0.02, 0.04)
 """Losses of accuracy at which times are compared: where nearly nothing is lost yet, the noise of 10,000 images would decide."""
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from shrinkc.errors import RecipeError
 from shrinkc.latency.layers import PRODUCTS, LayerSpec
-from shrinkc.latency.table import Rates, rounded_up
+from shrinkc.latency.table import Rates, multiple
 from shrinkc.target import PEAKS, Target
 
 ITEM_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "int8": 1}
@@ -52,12 +52,17 @@ class Roofline:
         """Least time of a layer at some widths."""
         if not all(widths):
             return 0.0
-        paid = [rounded_up(width, self.multiple) for width in widths]
+        paid = [_padded(width, self.multiple) for width in widths]
         return self.least(macs_of(spec, paid), self.item_bytes * elements_of(spec, paid)) + self.overhead_s
 
     def least(self, macs: float, traffic_bytes: float) -> float:
         """Seconds that so much work takes at least."""
         return max(macs / self.macs_per_s, traffic_bytes / self.bytes_per_s)
+
+
+def _padded(width: int, step: int) -> int:
+    """What is paid for: whole steps, or the width itself below half of one, as inputs of three channels are not padded."""
+    return width if width < step // 2 else multiple(width, step)
 
 
 def macs_of(spec: LayerSpec, widths: Sequence[int]) -> int:

@@ -22,6 +22,9 @@ SCHEMA = "shrinkc.latency-table/1"
 SHARES = (0.25, 0.5, 0.75, 1.0)
 """Widths of the grid, as shares of the original's."""
 
+QUARTERS = 4
+"""Into how many parts a block is divided where a layer is narrower."""
+
 Widths = tuple[int, ...]
 Points = dict[Widths, float]
 
@@ -45,7 +48,7 @@ class Table:
     machine : mapping
         Facts of where it was measured; see :func:`shrinkc.report.facts.machine`.
     block : int
-        Channels that cost as much as one: a width is rounded up to a multiple of it.
+        Channels that cost as much as one: a width above it is rounded up to a multiple of it.
     rates : Rates
     layers : dict of LayerSpec to dict of widths to seconds
         Every layer's widths form a grid.
@@ -128,18 +131,24 @@ def alike(spec: LayerSpec, points: Points, block: int) -> tuple[Points, Points]:
 
 
 def rounded_up(width: int, block: int) -> int:
-    """The next multiple of a block; widths below half a block are left alone, as inputs of three channels are."""
-    return width if width < block // 2 else -(-width // block) * block
+    """The next multiple of a block; widths below one are left alone: kernels pad few outputs to a block, but not few inputs."""
+    return width if width < block else multiple(width, block)
+
+
+def multiple(width: int, step: int) -> int:
+    """The next multiple of a step."""
+    return -(-width // step) * step
 
 
 def grid(spec: LayerSpec, widths: Widths, block: int) -> list[Widths]:
-    """Widths at which a layer is measured: shares of the original's, in whole blocks, and one block.
+    """Widths at which a layer is measured: shares of the original's, in whole blocks, or in quarters where they are below one.
 
     A depthwise convolution is measured between blocks as well: where widths do not fit, runtimes take another kernel, and a
     channel more can be faster.
     """
-    step = math.lcm(block_of(spec, block), max(1, spec.groups))
-    axes = [_axis(width, step if 2 * step <= width else max(spec.groups, block_of(spec, block))) for width in widths]
+    step = max(block_of(spec, block), spec.groups)
+    finest = step if spec.groups > 1 else max(1, step // QUARTERS)
+    axes = [_axis(width, step, finest) for width in widths]
     if spec.is_depthwise and step > 1:
         axes = [sorted({*axes[0], *(width - step // 2 for width in axes[0] if width > step // 2)})]
     return list(itertools.product(*axes))
@@ -150,10 +159,10 @@ def block_of(spec: LayerSpec, block: int) -> int:
     return block if spec.op_type in CONVOLUTIONS and spec.groups <= 1 else 1
 
 
-def _axis(width: int, step: int) -> list[int]:
-    if width <= step:
-        return [rounded_up(width, step)]
-    return sorted({step, *(rounded_up(int(np.ceil(share * width)), step) for share in SHARES)})
+def _axis(width: int, step: int, finest: int) -> list[int]:
+    """Shares of a width in whole steps, or below one step in the finest ones, and one step; never beyond the last step."""
+    shares = {int(np.ceil(share * width)) for share in SHARES} | {min(step, width)}
+    return sorted({multiple(share, step) if share > step else min(width, multiple(share, finest)) for share in shares})
 
 
 def _interpolated(points: Points, axes: Sequence[Sequence[int]], widths: Sequence[int]) -> float:

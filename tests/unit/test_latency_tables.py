@@ -71,6 +71,17 @@ def test_a_table_tells_widths_it_was_not_measured_at(widths: tuple[int, int]) ->
     assert made.missing(SPEC, (128, 64))
 
 
+@pytest.mark.parametrize(("widths", "paid"), [((8, 16), (8, 16)), ((6, 3), (6, 16)), ((13, 9), (13, 16)), ((3, 20), (4, 32))])
+def test_layers_narrower_than_a_block_are_told_by_quarters_of_it(widths: tuple[int, int], paid: tuple[int, int]) -> None:
+    """On a runtime that pads outputs to a block, and inputs to four channels: the table learns both by measuring."""
+    made = Table("ideal", "1", "float32", 1, {}, BLOCK, Rates(0, 0))
+    points = table.grid(SPEC, (16, 32), BLOCK)
+    made.layers[SPEC] = {point: 1e-6 * point[0] * table.multiple(point[1], BLOCK) for point in points}
+    assert {point[0] for point in points} == {4, 8, 12, 16}
+    assert {point[1] for point in points} == {8, 16, 32}
+    assert made.seconds(SPEC, widths) == pytest.approx(1e-6 * paid[0] * paid[1])
+
+
 def test_depthwise_convolutions_between_blocks_are_another_kernel() -> None:
     made, spec = Table("ideal", "1", "float32", 1, {}, BLOCK, Rates(0, 0)), LayerSpec("Conv", (1, 0, 8, 8), (3, 3), 0)
     made.layers[spec] = {point: point[0] * (1.0 if point[0] % BLOCK == 0 else 3.0) for point in table.grid(spec, (96,), BLOCK)}
