@@ -13,10 +13,11 @@ from shrinkc.analysis.cost import Cost, CostModel
 from shrinkc.analysis.forming import Group
 from shrinkc.analysis.groups import Analysis, BoolArray
 from shrinkc.analysis.running_cost import RunningCost
-from shrinkc.api import Allocator, Evidence, FloatArray, Problem
+from shrinkc.api import Allocator, Evidence, FloatArray, Prescription, Problem
 from shrinkc.budget import Budget
 from shrinkc.errors import BudgetError
 from shrinkc.evidence.curves import errors_by_width
+from shrinkc.filling import filled
 
 KeepMap = dict[str, tuple[int, ...]]
 
@@ -108,7 +109,7 @@ class Allocating:
         )
 
     def within(self, budgets: Sequence[Budget]) -> Allocation:
-        """Allocation of the least pressure found that meets every budget.
+        """Allocation of the least pressure found that meets every budget; where errors decide, what it leaves is spent.
 
         Raises
         ------
@@ -119,7 +120,16 @@ class Allocating:
         best = least_pressure(self.at, budgets, dense)
         if best is None:
             raise self._infeasible(budgets, self.at(1.0), dense)
-        return best
+        if not self._allocator.needs_evidence or isinstance(self._allocator, Prescription):
+            return best
+        return filled(
+            best, self.problem, self._widened, lambda found: all(budget.is_met(found.cost, dense) for budget in budgets)
+        )
+
+    def _widened(self, found: Allocation, group: Group, width: int) -> Allocation:
+        kept = select(group, self._scores[group.name], width, self._limits)
+        keep = self._repaired({**found.keep, group.name: kept})
+        return Allocation(keep, self._cost.of(self._analysis.keep_mask(keep)), found.pressure)
 
     def forecast(self, keep: KeepMap) -> dict[str, GroupForecast]:
         """Predicted errors and marginal costs of every group whose consumers the evidence knows, by name."""

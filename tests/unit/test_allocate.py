@@ -11,7 +11,7 @@ from models.builder import Net
 from models.topologies import TOPOLOGIES
 
 from shrinkc import registry
-from shrinkc.allocate import Allocating, Limits, admissible
+from shrinkc.allocate import Allocating, Limits, admissible, least_pressure
 from shrinkc.analysis.cost import CostModel
 from shrinkc.analysis.groups import Analysis
 from shrinkc.analysis.kinds import Kind
@@ -79,6 +79,35 @@ def test_budgets_are_met_and_not_by_half(quantity: str, allocator: str, analysed
     allocation = problem(analysis, allocator).within([budget])
     reached = getattr(allocation.cost, quantity) / getattr(cost.dense(), quantity)
     assert 0.4 < reached <= 0.5
+
+
+@pytest.mark.parametrize(
+    ("name", "allocator"), [("projection_shortcut", "lagrangian"), ("chain", "lagrangian"), ("chain", "dynamic-programming")]
+)
+def test_no_step_that_saves_error_is_left_that_fits_a_budget(
+    name: str, allocator: str, analysed: Callable[..., Analysis]
+) -> None:
+    """Where widths change by fours the least pressure alone overshoots budgets."""
+    analysis = analysed(TOPOLOGIES[name]())
+    allocating, dense = problem(analysis, allocator, Limits(4)), CostModel(analysis).dense()
+    n_added = 0
+    for percent in range(40, 90, 5):
+        budget = parse("macs", f"{percent}%")
+        least = least_pressure(allocating.at, [budget], dense)
+        if least is None:
+            continue
+        found = allocating.within([budget])
+        assert budget.is_met(found.cost, dense)
+        widths, before = ({group: len(kept) for group, kept in one.keep.items()} for one in (found, least))
+        assert all(widths[group] >= before[group] for group in before)
+        n_added += widths != before
+        for group in analysis.groups:
+            errors, width = allocating.problem.errors(group), widths[group.name]
+            wider = min(group.width, width + allocating.problem.step(group))
+            if errors[wider] < errors[width]:
+                trial = allocating.keep_for({**widths, group.name: wider})
+                assert not budget.is_met(CostModel(analysis).of(analysis.keep_mask(trial)), dense)
+    assert n_added
 
 
 def test_several_budgets_hold_together(analysed: Callable[..., Analysis]) -> None:
