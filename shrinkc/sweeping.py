@@ -170,7 +170,8 @@ def _row(method: str, budget: str, found: Report | None, error: str, taken_s: fl
     if found is None:
         return BenchRow(method, budget, error, seconds=taken_s)
     quality = found.quality if found.quality.is_measured else None
-    return BenchRow(method, budget, "", found.output or "", found.after, quality, found.latency, taken_s)
+    output = found.output or ""
+    return BenchRow(method, budget, "", output, found.after, quality, found.latency, found.latency_runtime, taken_s)
 
 
 def _write(made: Bench, folder: Path) -> None:

@@ -24,8 +24,9 @@ BLOCKS, BLOCK_S, MOST_RUNS = 7, 0.004, 200
 BLOCK_BASE, BLOCK_SIZES, SAME_TIME, BLOCK_TRIES = 16, (16, 8, 4, 2), 1.08, 3
 """A block is the largest size for which one channel more than the base costs the same as a whole block more."""
 
-COPIES = (1, 3)
-"""A model of one layer also converts its input and output and starts up; the difference of two such models does not."""
+COPIES, MANY_COPIES, SHORT_S = 3, 9, 5e-5
+"""A model of one layer also converts its input and output and starts up; what further copies of the layer take does not.  Of
+layers that take less than this there are more copies: a few microseconds would be lost in the noise of the rest."""
 
 PROBE_SIZE, PROBE_WIDTH = 28, 256
 PRODUCT_SIZE, COPY_ELEMENTS = 192, 1 << 18
@@ -142,8 +143,13 @@ def _neighbours(points: Points) -> Iterator[tuple[Widths, Widths]]:
 def _seconds(timer: Timer, spec: LayerSpec, widths: Sequence[int]) -> float:
     """Seconds of one layer: of each further copy, as what surrounds a single layer is not there inside a model."""
     feed = {"x": np.random.default_rng(1).standard_normal(spec.input_shape(widths)).astype(np.float32)}
-    one, several = (timer(micro_model(spec, widths, copies), feed) for copies in COPIES)
-    return max((several - one) / (COPIES[1] - COPIES[0]), 0.0)
+    alone = timer(micro_model(spec, widths), feed)
+
+    def further(copies: int) -> float:
+        return max((timer(micro_model(spec, widths, copies), feed) - alone) / (copies - 1), 0.0)
+
+    found = further(COPIES)
+    return found if found > SHORT_S else further(MANY_COPIES)
 
 
 def _seconds_per_mac(timer: Timer) -> float:

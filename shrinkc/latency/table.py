@@ -82,14 +82,17 @@ class Table:
         """
         if not all(widths):
             return 0.0
-        block = block_of(spec, self.block)
-        whole, between = alike(spec, self.layers[spec], block)
-        if widths[0] % block and between:
-            points = between
-        else:
-            points, widths = whole, tuple(rounded_up(width, block) for width in widths)
-        axes = [sorted({point[axis] for point in points}) for axis in range(spec.n_widths)]
-        return _interpolated(self._monotone(spec, points), axes, widths)
+        block, points = block_of(spec, self.block), self.layers[spec]
+        whole, apart = alike(spec, points, block)
+        paid = tuple(rounded_up(width, block) for width in widths)
+        if spec.is_depthwise and widths[0] % block and apart:
+            return self._smooth(spec, apart, widths)
+        if not spec.is_depthwise and min(widths) < block:
+            return _at(points, paid)
+        return self._smooth(spec, whole or points, paid)
+
+    def _smooth(self, spec: LayerSpec, points: Points, widths: Widths) -> float:
+        return _at(self._monotone(spec, points), widths)
 
     def _monotone(self, spec: LayerSpec, points: Points) -> Points:
         """Points that fall along no width, as far as they are a full grid; worked out once for the same measurements."""
@@ -122,16 +125,20 @@ class Table:
 
 
 def alike(spec: LayerSpec, points: Points, block: int) -> tuple[Points, Points]:
-    """Points that can be compared with each other: in whole blocks, and between blocks, where runtimes take another kernel.
+    """Points in whole blocks, and the others, for which runtimes take other kernels: one says nothing of the other.
 
-    Those are told apart for depthwise convolutions only; other layers round up.
+    The others are depthwise convolutions between blocks, and layers that read or give less than one.
     """
-    between = {widths: seconds for widths, seconds in points.items() if spec.is_depthwise and widths[0] % block}
-    return {widths: seconds for widths, seconds in points.items() if widths not in between}, between
+
+    def is_apart(widths: Widths) -> bool:
+        return widths[0] % block > 0 if spec.is_depthwise else min(widths) < block
+
+    apart = {widths: seconds for widths, seconds in points.items() if is_apart(widths)}
+    return {widths: seconds for widths, seconds in points.items() if widths not in apart}, apart
 
 
 def rounded_up(width: int, block: int) -> int:
-    """The next multiple of a block; widths below one are left alone: kernels pad few outputs to a block, but not few inputs."""
+    """The next multiple of a block; widths below one are left alone, as they are measured by themselves."""
     return width if width < block else multiple(width, block)
 
 
@@ -163,6 +170,12 @@ def _axis(width: int, step: int, finest: int) -> list[int]:
     """Shares of a width in whole steps, or below one step in the finest ones, and one step; never beyond the last step."""
     shares = {int(np.ceil(share * width)) for share in SHARES} | {min(step, width)}
     return sorted({multiple(share, step) if share > step else min(width, multiple(share, finest)) for share in shares})
+
+
+def _at(points: Points, widths: Widths) -> float:
+    """Seconds at any widths, from points that form a grid."""
+    axes = [sorted(set(axis)) for axis in zip(*points, strict=True)]
+    return _interpolated(points, axes, widths)
 
 
 def _interpolated(points: Points, axes: Sequence[Sequence[int]], widths: Sequence[int]) -> float:

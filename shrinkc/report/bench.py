@@ -35,6 +35,8 @@ class BenchRow:
         None where there was no data.
     latency : Comparison or None
         Against the original, in turns.
+    latency_runtime : str
+        What it was measured on.
     seconds : float
         Of the run, what it shares with earlier ones left out.
     """
@@ -46,6 +48,7 @@ class BenchRow:
     cost: Cost | None = None
     quality: Quality | None = None
     latency: Comparison | None = None
+    latency_runtime: str = ""
     seconds: float = 0.0
 
     @property
@@ -180,7 +183,8 @@ def remarks(bench: Bench) -> list[str]:
         lines.append(f"Quality: {bench.metric} on {judged.samples} samples of {judged.data}.")
     timed = next((row.latency for row in bench.rows if row.latency is not None), None)
     if timed is not None:
-        where = f"onnxruntime's CPU provider, {timed.threads} thread(s), batch {timed.batch}"
+        runtimes = dict.fromkeys(row.latency_runtime for row in bench.rows if row.latency is not None)
+        where = f"{', '.join(runtimes)}, {timed.threads} thread(s), batch {timed.batch}"
         lines.append(f"Latency: {where}; each model in turns with the original.")
     if bench.is_contended:
         lines.append("* contended: others had the processor, so CPU time of the least disturbed run is shown.")

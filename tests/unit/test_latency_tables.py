@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
@@ -16,7 +17,7 @@ from shrinkc.analysis.groups import Analysis
 from shrinkc.api import RunConfig
 from shrinkc.errors import RecipeError
 from shrinkc.latency import recording, roofline, table
-from shrinkc.latency.layers import LayerSpec, micro_model
+from shrinkc.latency.layers import Layer, LayerSpec, micro_model
 from shrinkc.latency.model import forecast, layers_of
 from shrinkc.latency.table import Rates, Table
 from shrinkc.registry import load
@@ -80,6 +81,30 @@ def test_layers_narrower_than_a_block_are_told_by_quarters_of_it(widths: tuple[i
     assert {point[0] for point in points} == {4, 8, 12, 16}
     assert {point[1] for point in points} == {8, 16, 32}
     assert made.seconds(SPEC, widths) == pytest.approx(1e-6 * paid[0] * paid[1])
+
+
+def test_a_narrow_layer_that_is_slower_than_a_wide_one_is_told_so() -> None:
+    """Kernels differ there, so what a narrow layer takes is not held against wider ones, nor the other way round."""
+    made = Table("ideal", "1", "float32", 1, {}, BLOCK, Rates(0, 0))
+    made.layers[SPEC] = {p: 9e-6 if p[0] < BLOCK else 1e-7 * p[0] for p in table.grid(SPEC, (32, 32), BLOCK)}
+    assert made.seconds(SPEC, (8, 32)) == pytest.approx(9e-6)
+    assert made.seconds(SPEC, (16, 32)) == pytest.approx(1.6e-6)
+
+
+def test_layers_of_a_few_microseconds_are_measured_in_many_copies() -> None:
+    """What surrounds them takes as long again and is off by a microsecond, one way or the other."""
+    noise, seen = iter([0.0, 1e-6, 1e-6] * 50), []
+
+    def seconds(model: bytes, feed: object) -> float:
+        copies = sum(node.op_type == "Conv" for node in onnx.load_from_string(model).graph.node)
+        seen.append(copies)
+        return 5e-5 + 4e-6 * copies + next(noise)
+
+    table_of_one = Table("noisy", "1", "float32", 1, {}, BLOCK, Rates(0, 0))
+    layer = Layer(SimpleNamespace(name="conv"), SPEC, (16, 16))  # type: ignore[arg-type]
+    recording.record(table_of_one, [layer], seconds)
+    assert table_of_one.layers[SPEC][16, 16] == pytest.approx(4e-6, rel=0.04)
+    assert set(seen) == {1, recording.COPIES, recording.MANY_COPIES}
 
 
 def test_depthwise_convolutions_between_blocks_are_another_kernel() -> None:
