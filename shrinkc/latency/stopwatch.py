@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Protocol, TypeVar
 
+import numpy as np
 import onnx_ir as ir
 
 from shrinkc import ir as shrinkc_ir
@@ -18,8 +20,8 @@ from shrinkc.latency.probe import Arrays
 from shrinkc.latency.recording import BLOCK_S, Timer
 from shrinkc.latency.table import Table
 
-ROUNDS, BLOCKS = 6, 6
-"""Turns that two models take, and blocks of each turn."""
+PAIRS, LEAST_PAIRS, MOST_S = 150, 6, 5.0
+"""Short blocks that two models take in turns: so many, or as many as fit into so many seconds, but not fewer than the least."""
 
 WHOLE_BLOCKS = 50
 """Blocks of one model by itself."""
@@ -128,7 +130,14 @@ class OnEngine:
 
 
 def share(stopwatch: Stopwatch[Loaded], before: Loaded, after: Loaded, feed: Arrays) -> float:
-    """Time of one model as a share of another's: the least of blocks that take turns."""
-    turns = [[stopwatch.seconds(session, feed, BLOCKS) for session in (before, after)] for _ in range(ROUNDS)]
-    least: list[float] = [min(seconds) for seconds in zip(*turns, strict=True)]
-    return least[1] / least[0]
+    """Time of one model as a share of another's: the median over pairs of blocks, one right after the other.
+
+    A processor whose speed changes by a fifth every few milliseconds, as that of a shared host does, is as fast for both blocks
+    of a pair more often than not; the least blocks of the two may be of different speeds.
+    """
+    ratios: list[float] = []
+    started = time.perf_counter()
+    while len(ratios) < PAIRS and (len(ratios) < LEAST_PAIRS or time.perf_counter() - started < MOST_S):
+        seconds = [stopwatch.seconds(session, feed, 1) for session in (before, after)]
+        ratios.append(seconds[1] / seconds[0])
+    return float(np.median(ratios))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from shrinkc.api import Measurement
-from shrinkc.latency import probe
+from shrinkc.latency import probe, stopwatch
 
 FEED = {"x": np.zeros((2, 1))}
 
@@ -111,3 +111,28 @@ def test_waiting_for_an_accelerator_is_no_contention() -> None:
     found = played(threads=0, cpu_share=0.0)[0]
     assert not found.is_contended
     assert found.fair_speedup == pytest.approx(2)
+
+
+class Uneven:
+    """A stopwatch on a processor that is now fast, now slow, in turns of a few blocks; models are their own seconds."""
+
+    def __init__(self) -> None:
+        self.blocks = 0
+
+    def seconds(self, session: float, feed: object, blocks: int) -> float:
+        self.blocks += 1
+        return session * (1.3 if self.blocks // 7 % 2 else 1.0)
+
+
+def test_a_share_is_that_of_pairs_and_a_processor_that_changes_its_speed_does_not_matter() -> None:
+    watch = Uneven()
+    assert stopwatch.share(watch, 4e-4, 1e-4, FEED) == pytest.approx(0.25)  # type: ignore[arg-type, type-var]
+    assert watch.blocks == 2 * stopwatch.PAIRS
+
+
+def test_slow_models_are_paired_less_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    watch = Uneven()
+    now = iter(np.arange(0, 1000, 10.0))
+    monkeypatch.setattr(time, "perf_counter", lambda: next(now))
+    assert stopwatch.share(watch, 2.0, 1.0, FEED) == pytest.approx(0.5)  # type: ignore[arg-type, type-var]
+    assert watch.blocks == 2 * stopwatch.LEAST_PAIRS
