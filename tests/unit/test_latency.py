@@ -121,7 +121,7 @@ class Uneven:
 
     def seconds(self, session: float, feed: object, blocks: int) -> float:
         self.blocks += 1
-        return session * (1.3 if self.blocks // 7 % 2 else 1.0)
+        return session * (1.3 if self.blocks % 11 > 6 else 1.0)
 
 
 def test_a_share_is_that_of_pairs_and_a_processor_that_changes_its_speed_does_not_matter() -> None:
