@@ -94,8 +94,8 @@ def _on_engine(
         found = validated_on(
             engine, opened.path, output, feeds, config, progress, is_real=samples is not None, is_timed=is_timed
         )
-    except BuildError as error:  # onnxruntime, which it is held against, does not run it
-        reason = f"nothing to hold it against: {error.message} ({error.because})"
+    except Exception as error:  # onnxruntime, which it is held against, may not run it; no reason to lose the result
+        reason = f"nothing to hold it against: {str(error)[:200]}"
         return replace(report, runtimes=(RuntimeLevel(engine.name, "not run", reason),))
     level = RuntimeLevel(engine.name, found.level, _told(found))
     if found.latency is None:

@@ -10,7 +10,7 @@ from models.builder import Net
 from models.engines import CRASHING, HEALTHY, SHIFTING, onnx_engine
 
 import shrinkc
-from shrinkc import devices, pacing, registry, target
+from shrinkc import devices, pacing, registry, target, validating
 from shrinkc.api import RunConfig
 from shrinkc.errors import GateError, RecipeError, RuntimeUnavailable
 from shrinkc.latency import probe, recording, stopwatch, table
@@ -137,11 +137,16 @@ def test_a_target_whose_engine_is_here_is_timed_on_it_layers_and_whole_model(
     assert len(timed) == n_timed > 0
 
 
+def made_up_times(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Layers on engines take a nanosecond a byte, whole models two milliseconds."""
+    monkeypatch.setattr(EngineTimer, "__call__", lambda timer, model, feed: 1e-9 * len(model))
+    monkeypatch.setattr(stopwatch, "least_of", lambda session, *rest: 2e-3)
+
+
 def test_a_budget_is_held_against_what_the_targets_engine_measures(
     saved: Save, tmp_path: Path, own_target: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(EngineTimer, "__call__", lambda timer, model, feed: 1e-9 * len(model))
-    monkeypatch.setattr(stopwatch, "least_of", lambda session, *rest: 2e-3)
+    made_up_times(monkeypatch)
     monkeypatch.setattr(probe, "compare_engines", lambda *rest: compared(0.9))
     options = {"latency": "60%", "latency_cache": tmp_path / "cache", "target": own_target(HEALTHY), "verify": False}
     with pytest.raises(GateError, match="SLOWER"):
@@ -149,11 +154,23 @@ def test_a_budget_is_held_against_what_the_targets_engine_measures(
     assert (tmp_path / "o.rejected.onnx").exists()
 
 
+def test_a_model_that_does_not_run_on_made_up_inputs_is_written_all_the_same(
+    saved: Save, tmp_path: Path, own_target: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*rest: object) -> object:
+        raise RuntimeError("index out of bounds")
+
+    monkeypatch.setattr(validating, "_outputs", refused)
+    report = shrinkc.compress(saved(product()), output=tmp_path / "o.onnx", macs="60%", target=own_target(HEALTHY))
+    assert (tmp_path / "o.onnx").exists()
+    assert (report.runtimes[1].level, report.latency_runtime) == ("not run", "onnxruntime-cpu")
+    assert "index out of bounds" in report.runtimes[1].detail
+
+
 def test_a_budget_of_time_is_not_met_by_an_engine_that_computes_something_else(
     saved: Save, tmp_path: Path, own_target: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(EngineTimer, "__call__", lambda timer, model, feed: 1e-9 * len(model))
-    monkeypatch.setattr(stopwatch, "least_of", lambda session, *rest: 2e-3)
+    made_up_times(monkeypatch)
     monkeypatch.setattr(probe, "compare", lambda *rest: compared(5.0))
     options = {"latency": "60%", "latency_cache": tmp_path / "cache", "target": own_target(SHIFTING), "verify": False}
     with pytest.raises(GateError, match=r"could not be timed on fake: .*off by"):
