@@ -5,9 +5,11 @@
     python benchmarks/latency.py --quick                 # shows that it works
 
 * halving: half of the MACs removed by magnitude; time as a share of the original's;
-* prediction: forecast against measurement of random plans, the forecast scaled by the original alone;
-* driven: trained models cut with budgets of MACs and of time, on 2048 unlabelled images; the times that either needs for the
-  same accuracy on 10,000 test images, by interpolation.
+* prediction: forecast against measurement of random plans, the forecast scaled by the original alone, the measurement taken in
+  turns with the original;
+* driven: trained models cut with budgets of time and of MACs, on 2048 unlabelled images; the times that they need for the same
+  accuracy on 10,000 test images, by interpolation.  Budgets of MACs once with the multiples that the target likes, which is
+  knowledge of its time already, and once without (``any_width``).
 
 Times are CPU times of the process, the least of short blocks that take turns, which a busy machine disturbs little; the load is
 written beside them, and results taken above a load of one are marked contended.
@@ -19,7 +21,7 @@ import argparse
 import json
 import os
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +39,6 @@ from shrinkc.analysis.groups import BoolArray
 from shrinkc.api import RunConfig, RuntimeAdapter
 from shrinkc.errors import BudgetError
 from shrinkc.latency import stopwatch as stopwatches
-from shrinkc.latency.recording import least_seconds
 from shrinkc.latency.stopwatch import InProcess
 from shrinkc.log import Silent
 from shrinkc.opening import Opened, open_model
@@ -46,10 +47,17 @@ from shrinkc.surgery import remove_channels
 from shrinkc.testing import Randomly
 
 TARGETS = {"halving_speedup": 1.8, "prediction_median_error": 0.10, "driven_gain": 0.10}
-ROUND_TO, PLANS, BLOCKS = 16, 30, 10
+ROUND_TO, PLANS = 16, 30
 ROOT = Path(__file__).parents[1]
 TRAINED = ("vgg16-bn-half", "resnet20", "mobilenetv2-like")
 SHARES = (0.8, 0.65, 0.5, 0.4, 0.3, 0.25, 0.2)
+CURVES: dict[str, tuple[str, dict[str, Any]]] = {
+    "any_width": ("macs", {"round_to": 1}),
+    "macs": ("macs", {}),
+    "latency": ("latency", {}),
+}
+"""Kind of budget, and further settings."""
+
 DROPS = (0.005, 0.01, 0.02, 0.04)
 """Losses of accuracy at which times are compared: where nearly nothing is lost yet, the noise of 10,000 images would decide."""
 
@@ -81,36 +89,25 @@ def share_of_graphs(model: Opened, before: ir.Model, after: ir.Model) -> float:
         return stopwatches.share(stopwatch, first, second, feed)
 
 
-def halving(models: Iterable[str], folder: Path) -> dict[str, Any]:
+def halving(name: str, folder: Path) -> dict[str, Any]:
     """Speed-up of half of the MACs."""
-    found = {}
-    for name in models:
-        model = opened(MODELS[name](folder / f"{name}.onnx"))
-        recipe = recipe_files.resolve(macs="50%", round_to=ROUND_TO)
-        budgets = [budget.of(model.cost.dense()) for budget in recipe.budgets()]
-        plan = planning.plan_for(model.analysis, recipe, budgets, model.cost, model.sha256, None)
-        is_kept = model.analysis.keep_mask(plan.keep())
-        found[name] = {
-            "macs": model.cost.dense().macs,
-            "macs_left": model.cost.of(is_kept).macs / model.cost.dense().macs,
-            "speedup": 1 / share_of(model, is_kept),
-        }
-        print(name, found[name], flush=True)
-    return found
+    model = opened(MODELS[name](folder / f"{name}.onnx"))
+    recipe = recipe_files.resolve(macs="50%", round_to=ROUND_TO)
+    budgets = [budget.of(model.cost.dense()) for budget in recipe.budgets()]
+    plan = planning.plan_for(model.analysis, recipe, budgets, model.cost, model.sha256, None)
+    is_kept = model.analysis.keep_mask(plan.keep())
+    macs = model.cost.dense().macs
+    return {"macs": macs, "macs_left": model.cost.of(is_kept).macs / macs, "speedup": 1 / share_of(model, is_kept)}
 
 
-def prediction(models: Iterable[str], folder: Path, plans: int, cache: Path) -> dict[str, Any]:
+def prediction(name: str, folder: Path, plans: int) -> dict[str, Any]:
     """Relative error of the forecast over random plans."""
-    found = {}
-    for name in models:
-        model = opened(MODELS[name](folder / f"{name}.onnx"))
-        sources = timing.Sources(None, cache)
-        timed = timing.timed(model, target.load("x86-avx512"), runtime(), RunConfig(), sources, Silent())
-        pairs = [_forecast_and_measured(model, timed, seed) for seed in range(plans)]
-        errors = [abs(forecast / measured - 1) for forecast, measured in pairs]
-        found[name] = {"median_error": float(np.median(errors)), "worst_error": max(errors), "pairs_s": pairs}
-        print(name, found[name]["median_error"], found[name]["worst_error"], timed.detail, flush=True)
-    return found
+    model = opened(MODELS[name](folder / f"{name}.onnx"))
+    sources = timing.Sources(None, folder / "cache")
+    timed = timing.timed(model, target.load("x86-avx512"), runtime(), RunConfig(), sources, Silent())
+    pairs = [_forecast_and_measured(model, timed, seed) for seed in range(plans)]
+    errors = [abs(forecast / measured - 1) for forecast, measured in pairs]
+    return {"median_error": float(np.median(errors)), "worst_error": max(errors), "detail": timed.detail, "pairs_s": pairs}
 
 
 def _forecast_and_measured(model: Opened, timed: timing.Timed, seed: int) -> tuple[float, float]:
@@ -119,46 +116,44 @@ def _forecast_and_measured(model: Opened, timed: timing.Timed, seed: int) -> tup
     ratio = float(generator.uniform(0.1, 0.8))
     allocating = Allocating(model.analysis, model.cost, Randomly(generator, ratio), scores, Limits(8))
     is_kept = model.analysis.keep_mask(allocating.at(ratio).keep)
-    pruned = remove_channels(model.analysis, is_kept, model.shapes)
-    session = runtime().load(shrinkc_ir.loadable(pruned), RunConfig())
-    return timed.forecast.of(is_kept), least_seconds(session, timing.made_up_feed(model), 1, BLOCKS)
+    dense = timed.forecast.of(model.analysis.keep_mask({}))  # measured: the forecast is scaled by it
+    return timed.forecast.of(is_kept), dense * share_of(model, is_kept)
 
 
-def driven(models: Iterable[str], folder: Path, shares: Iterable[float], cache: Path, **settings: Any) -> dict[str, Any]:
-    """Accuracy and time of cuts with a budget of MACs and of time."""
-    found = {}
-    for name in models:
-        source = ROOT / "benchmarks" / "models" / f"{name}.onnx"
-        points: dict[str, list[dict[str, float]]] = {"macs": [], "latency": []}
-        written(folder)
-        for budget, own in points.items():
-            for share in shares:
-                try:
-                    point = _point(source, folder, {budget: f"{share:.0%}"}, cache if budget == "latency" else None, settings)
-                except BudgetError as error:  # floors of the groups bind
-                    print(name, budget, share, "out of reach:", error.where, flush=True)
-                    continue
-                own.append(point)
-                print(name, budget, share, point, flush=True)
-        dense = accuracy_of(source, folder)
-        found[name] = {"accuracy": dense, **points, "gains": gains(dense, points["macs"], points["latency"])}
-        print(name, found[name]["gains"], flush=True)
-    return found
+def driven(name: str, folder: Path, shares: Iterable[float], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Accuracy and time of cuts with budgets of MACs and of time."""
+    source = ROOT / "benchmarks" / "models" / f"{name}.onnx"
+    written(folder)
+    dense = accuracy_of(source, folder)
+    points = {curve: list(_curve(source, folder, shares, curve, settings)) for curve in CURVES}
+    gained = {curve: gains(dense, points[curve], points["latency"]) for curve in CURVES if curve != "latency"}
+    return {"accuracy": dense, **points, "gains": gained}
 
 
-def _point(
-    source: Path, folder: Path, budget: dict[str, str], cache: Path | None, settings: dict[str, Any]
-) -> dict[str, float]:
+def _curve(
+    source: Path, folder: Path, shares: Iterable[float], curve: str, settings: Mapping[str, Any]
+) -> Iterator[dict[str, float]]:
+    budget, own = CURVES[curve]
+    for share in shares:
+        try:
+            point = _point(source, folder, {**own, **settings, budget: f"{share:.0%}"})
+        except BudgetError as error:  # floors of the groups bind
+            print(source.stem, curve, share, "out of reach:", error.where, flush=True)
+            continue
+        print(source.stem, curve, share, point, flush=True)
+        yield point
+
+
+def _point(source: Path, folder: Path, settings: Mapping[str, Any]) -> dict[str, float]:
     output = folder / "cut.onnx"
     report = shrinkc.compress(
         source,
         output=output,
         data=folder / "calibration.npz",
         target="x86-avx512",
-        latency_cache=cache,
+        latency_cache=folder / "cache" if "latency" in settings else None,
         measure_latency=False,
         verify=False,
-        **budget,
         **settings,
     )
     share = share_of_graphs(opened(source), shrinkc_ir.load(source), shrinkc_ir.load(output))
@@ -179,9 +174,9 @@ def accuracy_of(model: Path, folder: Path) -> float:
         return score.accuracy(model, fashion.INPUT, test[fashion.INPUT], test["labels"])
 
 
-def gains(dense: float, by_macs: list[dict[str, float]], by_time: list[dict[str, float]]) -> dict[str, float]:
-    """Time that cuts by time save against those by MACs, by the accuracy that both may lose; where both curves reach."""
-    times = {f"{100 * drop:g} points": [time_at(dense - drop, points) for points in (by_macs, by_time)] for drop in DROPS}
+def gains(dense: float, others: list[dict[str, float]], by_time: list[dict[str, float]]) -> dict[str, float]:
+    """Time that cuts by time save against others, by the accuracy that both may lose; where both curves reach."""
+    times = {f"{100 * drop:g} points": [time_at(dense - drop, points) for points in (others, by_time)] for drop in DROPS}
     return {drop: 1 - own / other for drop, (other, own) in times.items() if not (np.isnan(own) or np.isnan(other))}
 
 
@@ -212,23 +207,23 @@ def main() -> None:
     given = parser.parse_args()
     results = json.loads(given.out.read_text())["results"] if given.out.is_file() else {}
     with tempfile.TemporaryDirectory() as work:
-        folder, cache = Path(work), Path(work) / "cache"
+        folder = Path(work)
+        shares = SHARES[1::2] if given.quick else SHARES
         quick = {"compensation": "refit"} if given.quick else {}
-        jobs = {
-            "halving": lambda: halving(given.models, folder),
-            "prediction": lambda: prediction(given.models, folder, 6 if given.quick else PLANS, cache),
-            "driven": lambda: driven(given.trained, folder, SHARES[1::2] if given.quick else SHARES, cache, **quick),
+        jobs: dict[str, tuple[list[str], Callable[[str], dict[str, Any]]]] = {
+            "halving": (given.models, lambda name: halving(name, folder)),
+            "prediction": (given.models, lambda name: prediction(name, folder, 6 if given.quick else PLANS)),
+            "driven": (given.trained, lambda name: driven(name, folder, shares, quick)),
         }
-        for name in given.only or jobs:
-            load = os.getloadavg()[0]
-            results.setdefault(name, {}).update(
-                {
-                    model: {**row, "load_average": load, "is_contended": max(load, os.getloadavg()[0]) > QUIET}
-                    for model, row in jobs[name]().items()
-                }
-            )
-            made = {"results": results, "targets": TARGETS, "machine": facts.machine(), "versions": facts.versions()}
-            given.out.write_text(json.dumps(made, indent=1) + "\n")
+        for job, (models, run) in jobs.items():
+            for name in models if job in (given.only or jobs) else ():
+                load = os.getloadavg()[0]
+                row = run(name)
+                print(job, name, row, flush=True)
+                disturbed = {"load_average": load, "is_contended": max(load, os.getloadavg()[0]) > QUIET}
+                results.setdefault(job, {})[name] = {**row, **disturbed}
+                made = {"results": results, "targets": TARGETS, "machine": facts.machine(), "versions": facts.versions()}
+                given.out.write_text(json.dumps(made, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -21,6 +21,8 @@ from shrinkc.evidence.joining import joined
 from shrinkc.shapes import real_inputs
 
 SUFFIXES = (".npz", ".npy")
+MAGIC = (b"PK", b"\x93NUMPY")
+"""How archives of arrays and single ones begin."""
 
 Arrays = dict[str, np.ndarray]
 Shapes = dict[str, tuple[int, ...]]
@@ -151,6 +153,9 @@ def _guarded(read: Callable[[Path], Result], path: Path) -> Result:
 def _arrays(path: Path) -> Arrays:
     """Arrays of an ``.npz`` by key, that of an ``.npy`` under the empty one."""
     with path.open("rb") as stream:
+        if not stream.read(6).startswith(MAGIC):  # numpy would take it for a pickle, and say so
+            raise ValueError("it is no array file")
+        stream.seek(0)
         found = np.load(stream, allow_pickle=False)
         return {"": found} if isinstance(found, np.ndarray) else {name: found[name] for name in found.files}
 

@@ -9,10 +9,19 @@ import pytest
 from models.factorable_nets import encoder, recogniser
 
 import shrinkc
+from shrinkc import registry
 from shrinkc.report.model import Report
 
 OTHERS = ("openvino", "torch-cpu")
 """Engines beside onnxruntime that take both; MNN takes the encoder alone and ncnn neither, and so it is with the originals."""
+
+
+@pytest.fixture(autouse=True)
+def others_are_here() -> None:
+    """Every test here needs the other engines."""
+    for probe in (registry.built("runtimes", name).probe() for name in OTHERS):
+        if not probe.is_available:
+            pytest.skip(f"{probe.reason}; {probe.hint}")
 
 
 def compressed(path: Path, feed: dict[str, np.ndarray], method: str, **options: object) -> Report:

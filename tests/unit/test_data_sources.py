@@ -128,6 +128,13 @@ def test_only_files_that_samples_are_taken_of_are_read(chain: ir.Model, folder: 
         sources.load(folder, chain)
 
 
+@pytest.mark.parametrize("name", ["notes.npz", "notes.npy"])
+def test_a_file_of_something_else_is_called_so(name: str, chain: ir.Model, tmp_path: Path) -> None:
+    (tmp_path / name).write_text("no arrays at all")
+    with pytest.raises(CalibrationError, match="it is no array file"):
+        sources.load(tmp_path / name, chain)
+
+
 def test_a_fixed_batch_gets_whole_batches(batch_of_two: ir.Model, folder: Path, tmp_path: Path) -> None:
     assert sources.load(batches_of(folder, 4, 1, 4), batch_of_two).n_samples == 8
     assert sources.load(folder, batch_of_two, most=5).n_samples == 4
