@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +31,18 @@ ENGINE_RUNS = 4
 """Runs compared on the target's engine."""
 
 
+@dataclass(frozen=True)
+class _Asked:
+    """What is to be measured, and how."""
+
+    opened: Opened
+    output: Path
+    samples: Data | None
+    config: RunConfig
+    progress: Progress
+    is_timed: bool
+
+
 def measured(
     report: Report,
     opened: Opened,
@@ -45,55 +57,47 @@ def measured(
 
     Where the target's engine is here, in a process of its own, it has to compute the same and it is what is timed.
     """
-    config = RunConfig(threads=threads)
+    asked = _Asked(opened, output, samples, RunConfig(threads=threads), progress, measure_latency)
     engine = engine_here(target.load(str(report.recipe["target"])), runtime)
-    there = report
-    if engine is not None:
-        there = _on_engine(engine, report, opened, output, samples, config, progress, is_timed=measure_latency)
-    is_timed_here = measure_latency and there.latency is None
-    try:
-        after = runtime.load(output, config)
-        if samples is None and not is_timed_here:
-            note = "" if there.latency is not None else NOT_ASKED
-            return replace(there, latency_note=note, runtimes=(*_levels(there, runtime, after), *there.runtimes))
-        before = runtime.load(opened.path, config)
-    except BuildError as error:
-        reason = f"not run: {error.message} ({error.because})"
-        return replace(there, latency_note=reason, runtimes=(RuntimeLevel(runtime.name, "not run", reason), *there.runtimes))
-    quality = Quality()
-    if samples is not None:
-        with progress.stage(f"measuring quality on {samples.n_samples} samples"):
-            batch = batch_size(opened.analysis, QUALITY_BATCH)
-            quality = evidence_quality.measure(before, after, samples, batch)
-    report = replace(there, quality=quality)
-    if is_timed_here:
-        with progress.stage("measuring latency"):
-            report = _timed(report, before, after, _feeds(opened, samples)[0], threads)
-    elif not measure_latency:
-        report = replace(report, latency_note=NOT_ASKED)
-    return replace(report, runtimes=(*_levels(report, runtime, after), *there.runtimes))
+    there = report if engine is None else _on_engine(engine, report, asked)
+    return _in_process(runtime, there, asked)
 
 
 NOT_ASKED = "not run: --no-latency"
 
 
-def _on_engine(
-    engine: Engine,
-    report: Report,
-    opened: Opened,
-    output: Path,
-    samples: Data | None,
-    config: RunConfig,
-    progress: Progress,
-    *,
-    is_timed: bool,
-) -> Report:
-    """With what the target's engine made of both files: its level, and times if it got so far."""
-    feeds = _feeds(opened, samples)
+def _in_process(runtime: RuntimeAdapter, report: Report, asked: _Asked) -> Report:
+    """With what the runtime of this process made of both files: quality, and times if the engine took none."""
+    is_timed = asked.is_timed and report.latency is None
+    if not asked.is_timed:
+        report = replace(report, latency_note=NOT_ASKED)
     try:
-        found = validated_on(
-            engine, opened.path, output, feeds, config, progress, is_real=samples is not None, is_timed=is_timed
-        )
+        after = runtime.load(asked.output, asked.config)
+        before = runtime.load(asked.opened.path, asked.config) if is_timed or asked.samples is not None else None
+    except BuildError as error:
+        reason = f"not run: {error.message} ({error.because})"
+        return replace(report, latency_note=reason, runtimes=(RuntimeLevel(runtime.name, "not run", reason), *report.runtimes))
+    if before is not None:
+        report = replace(report, quality=_quality(before, after, asked))
+    if before is not None and is_timed:
+        with asked.progress.stage("measuring latency"):
+            report = _timed(report, before, after, _feeds(asked)[0], asked.config.threads)
+    return replace(report, runtimes=(*_levels(report, runtime, after), *report.runtimes))
+
+
+def _quality(before: Session, after: Session, asked: _Asked) -> Quality:
+    if asked.samples is None:
+        return Quality()
+    with asked.progress.stage(f"measuring quality on {asked.samples.n_samples} samples"):
+        return evidence_quality.measure(before, after, asked.samples, batch_size(asked.opened.analysis, QUALITY_BATCH))
+
+
+def _on_engine(engine: Engine, report: Report, asked: _Asked) -> Report:
+    """With what the target's engine made of both files: its level, and times if it got so far."""
+    is_real, feeds = asked.samples is not None, _feeds(asked)
+    files = asked.opened.path, asked.output
+    try:
+        found = validated_on(engine, *files, feeds, asked.config, asked.progress, is_real=is_real, is_timed=asked.is_timed)
     except Exception as error:  # onnxruntime, which it is held against, may not run it; no reason to lose the result
         reason = f"nothing to hold it against: {str(error)[:200]}"
         return replace(report, runtimes=(RuntimeLevel(engine.name, "not run", reason),))
@@ -108,9 +112,10 @@ def _told(found: EngineResult) -> str:
     return "; ".join(filter(None, [where, found.reason, found.original, found.latency_note]))
 
 
-def _feeds(opened: Opened, samples: Data | None) -> list[dict[str, np.ndarray]]:
-    if samples is not None:
-        return list(itertools.islice(samples.batches(evidence_data.fixed_batch(opened.model) or 1), ENGINE_RUNS))
+def _feeds(asked: _Asked) -> list[dict[str, np.ndarray]]:
+    opened = asked.opened
+    if asked.samples is not None:
+        return list(itertools.islice(asked.samples.batches(evidence_data.fixed_batch(opened.model) or 1), ENGINE_RUNS))
     generator = np.random.default_rng(0)
     inputs = shapes.real_inputs(opened.model)
     return [
