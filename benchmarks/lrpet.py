@@ -3,8 +3,8 @@
     python benchmarks/lrpet.py --resume                          # writes benchmarks/results/lrpet.json; hours
     python benchmarks/lrpet.py --variants lrpet svd-then-train --models resnet20 --cuts 50 --seeds 0
 
-All train on the 60,000 training images, by distillation from the original and without labels unless ``--labels``, with the
-settings of the default recovery on one thread:
+All train on the 60,000 training images, by distillation from the original and without labels unless ``--labels``, on one
+thread, with the settings of the default recovery; but all at one learning rate, and with the statistics of batches to the end:
 
 * ``lrpet``: from the trained model; ``lrpet-no-transfer``, ``lrpet-no-rectification``: one of its parts left out;
   ``lrpet-searched``: with searched ranks (the search is not part of the minutes); ``lrpet-fresh``: from fresh weights;

@@ -6,6 +6,7 @@ import argparse
 import json
 from pathlib import Path
 
+import tomllib
 from shrinkc_recovery import compressed, few_of, on_one_thread
 
 import shrinkc
@@ -57,7 +58,7 @@ def by_lrpet(args: argparse.Namespace) -> int:
 def cut_first(args: argparse.Namespace) -> int:
     """Cut, and train what is left."""
     given = argparse.Namespace(**{**vars(args), "variant": "labels" if args.labels else "label-free"})
-    settings = {"recover_with": recovery(args), "method": CUT_FIRST[args.variant]}
+    settings = {"recover_with": shared_settings(args), "method": CUT_FIRST[args.variant]}
     report = compressed(given, args.output, f"{args.minutes}cpumin", **settings)
     return int(report.after.macs)
 
@@ -83,25 +84,24 @@ def trained_first(args: argparse.Namespace) -> int:
 
 
 def trained(args: argparse.Namespace, output: Path, **settings: object) -> shrinkc.report.training.TrainingReport:
-    """Training by the settings of the default recovery, on one thread."""
+    """Training by the settings that all variants share."""
     return shrinkc.train(
         args.model,
-        recipe="recovery",
+        recipe=shared_settings(args),
         data=args.data / ("labelled.npz" if args.labels else "images.npz"),
         output=output,
         budget=f"{args.minutes}cpumin",
-        learning_rate=args.learning_rate,
         seed=args.seed,
-        threads=1,
         **settings,
     )
 
 
-def recovery(args: argparse.Namespace) -> Path:
-    """The default recovery on one thread, at the rate that is asked for."""
+def shared_settings(args: argparse.Namespace) -> Path:
+    """Recipe of the default recovery on one thread, at one rate: what it would try, other methods cannot."""
     path = on_one_thread(args.output.parent)
-    lines = [line for line in path.read_text(encoding="utf-8").splitlines() if not line.startswith("learning_rate")]
-    path.write_text("\n".join([*lines, f"learning_rate = {args.learning_rate}", ""]), encoding="utf-8")
+    default = tomllib.loads(path.read_text(encoding="utf-8"))
+    given = {**default, "learning_rate": args.learning_rate, "batch_norm": "batch"}
+    path.write_text("".join(f"{name} = {json.dumps(value)}\n" for name, value in given.items() if name != "options"), "utf-8")
     return path
 
 

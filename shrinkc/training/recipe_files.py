@@ -37,7 +37,8 @@ def resolve(recipe: str | os.PathLike[str] | None = None, **given: Any) -> Setti
     """Settings of a recipe, by name or file, with those given over them; None is not given.
 
     Without a recipe those of the ``method`` that is given: of the recipe of that name, else of the only recipe for it, else the
-    general defaults.  ``options`` that are given are put over the recipe's one by one.
+    general defaults.  ``options`` that are given are put over the recipe's one by one; another method than the
+    recipe's has none there.
 
     Raises
     ------
@@ -47,7 +48,8 @@ def resolve(recipe: str | os.PathLike[str] | None = None, **given: Any) -> Setti
     given = {key: value for key, value in given.items() if value is not None}
     found = parsed_training(recipe) if recipe is not None else _of_method(given.get("method"))
     own = {key: value for key, value in found.items() if key not in ABOUT}
-    options = {**own.get("options", {}), **given.pop("options", {})}
+    its = own.get("options", {}) if given.get("method") in (None, own.get("method", Settings.method)) else {}
+    options = {**its, **given.pop("options", {})}
     where = str(recipe if recipe is not None else own["method"])
     settings = check(Settings(**_checked({**own, **given, "options": options}, Settings, where)))
     method = registry.load("training", settings.method)

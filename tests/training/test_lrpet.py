@@ -426,6 +426,8 @@ def test_assignments_reach_the_settings_and_the_options_of_the_method() -> None:
     assert given == {"batch": 64, "teacher": "none", "options": {"macs": "40%", "every": 7, "exclude": ["a*"]}}
     found = recipe_files.resolve("lrpet-scratch", options={"start": "trained"})
     assert dict(found.options) == {"start": "trained", "remove": 0.54}
+    assert recipe_files.resolve("recovery").options, "what follows is of no worth otherwise"
+    assert dict(recipe_files.resolve("recovery", method="lrpet", options={"every": 3}).options) == {"every": 3}
     with pytest.raises(RecipeError, match="given twice"):
         recipe_files.assigned(["batch=1", "batch=2"])
     with pytest.raises(RecipeError, match="table of whole numbers"):
