@@ -92,9 +92,8 @@ def calibrate(
                 known = new_table()
         for model in models:
             layers = _layers(Path(model), input_shapes, forms, reporter)
-            with reporter.stage(f"timing {len(layers)} layers"):
-                recording.record(known, layers, timer)
-            tables.save(known, path)
+            recording.record_to(path, known, layers, timer, reporter, used)
+        tables.save(known, path)
     return known
 
 

@@ -23,7 +23,7 @@ from shrinkc.latency.layers import Layer
 from shrinkc.latency.model import Forecast, forecast, layers_of
 from shrinkc.latency.stopwatch import WHOLE_BLOCKS, InProcess, OnEngine, Stopwatch
 from shrinkc.latency.table import Table
-from shrinkc.log import Progress
+from shrinkc.log import Progress, Silent
 from shrinkc.opening import Opened
 from shrinkc.report import facts
 from shrinkc.target import Target
@@ -156,18 +156,21 @@ def _recorded_too(table: Table, stopwatch: Stopwatch[Any], path: Path, layers: S
     wider = [layer for layer in layers if _lacks(table, layer)]
     if wider:
         with stopwatch.layers() as timer:
-            recording.record(table, wider, timer)
-        tables.save(table, path)
+            recording.record_to(path, table, wider, timer, Silent(), stopwatch.runtime.name)
     return ()
 
 
 def _cached_table(opened: Opened, stopwatch: Stopwatch[Any], cache: Path, progress: Progress) -> tuple[Table, Path]:
-    """Table with all layers of a model, from a folder as far as it is there, and stored again if it grew."""
+    """Table with all layers of a model, from a folder as far as it is there, and stored there as it grows."""
     path = cache_file(cache, stopwatch.runtime, stopwatch.config)
-    with progress.stage(f"timing layers on {stopwatch.runtime.name}"), stopwatch.layers() as timer:
-        table = tables.read(path) if path.is_file() else stopwatch.new_table(timer)
-        if recording.record(table, layers_of(opened.analysis), timer):
-            tables.save(table, path)
+    where = stopwatch.runtime.name
+    with stopwatch.layers() as timer:
+        if path.is_file():
+            table = tables.read(path)
+        else:
+            with progress.stage(f"timing what is true of every model on {where}"):
+                table = stopwatch.new_table(timer)
+        recording.record_to(path, table, layers_of(opened.analysis), timer, progress, where)
     return table, path
 
 

@@ -10,13 +10,16 @@ import itertools
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 from onnx import helper
 
 from shrinkc.api import RunConfig, RuntimeAdapter, Session
+from shrinkc.latency import table as tables
 from shrinkc.latency.layers import Layer, LayerSpec, micro_model, model_bytes
 from shrinkc.latency.table import Points, Rates, Table, Widths, alike, block_of
+from shrinkc.log import Progress
 from shrinkc.report import facts
 
 BLOCKS, BLOCK_S, MOST_RUNS = 7, 0.004, 200
@@ -86,20 +89,39 @@ def block_size(timer: Timer) -> int:
     return next((size for size in BLOCK_SIZES if seconds(BLOCK_BASE + size) <= SAME_TIME * just_above), 1)
 
 
-def record(table: Table, layers: Sequence[Layer], timer: Timer, on_layer: Callable[[str], None] = lambda name: None) -> bool:
-    """Measure what the table lacks for some layers; returns whether it lacked anything."""
-    has_grown = False
-    for layer in layers:
-        missing = table.missing(layer.spec, layer.widths)
-        if missing:
-            on_layer(layer.node.name or layer.node.op_type)
-            points: Points = table.layers.setdefault(layer.spec, {})
-            points.update({widths: _seconds(timer, layer.spec, widths) for widths in missing})
-            complete(table, layer.spec, timer)
-            measure_again(table, layer.spec, missing, timer)
-            has_grown = True
+def record_to(path: Path, table: Table, layers: Sequence[Layer], timer: Timer, progress: Progress, where: str) -> None:
+    """Measure what the table lacks for some layers, and write it after each: whoever interrupts this loses one layer.
+
+    Parameters
+    ----------
+    path : Path
+        Of the table.
+    table : Table
+    layers : sequence of Layer
+    timer : Timer
+    progress : Progress
+    where : str
+        What they are timed on, for people.
+    """
+    lacking = [layer for layer in layers if table.missing(layer.spec, layer.widths)]
+    if not lacking:
+        return
+    with progress.counting(f"timing layers on {where}") as tell:
+        for done, layer in enumerate(lacking):
+            tell(done / len(lacking), layer.node.name or layer.node.op_type)
+            record(table, layer, timer)
+            tables.save(table, path)
+
+
+def record(table: Table, layer: Layer, timer: Timer) -> None:
+    """Measure what the table lacks for a layer."""
+    missing = table.missing(layer.spec, layer.widths)
+    if missing:
+        points: Points = table.layers.setdefault(layer.spec, {})
+        points.update({widths: _seconds(timer, layer.spec, widths) for widths in missing})
+        complete(table, layer.spec, timer)
+        measure_again(table, layer.spec, missing, timer)
     table.load_average = max(table.load_average, os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0)
-    return has_grown
 
 
 def complete(table: Table, spec: LayerSpec, timer: Timer) -> None:
@@ -153,7 +175,7 @@ def _seconds(timer: Timer, spec: LayerSpec, widths: Sequence[int]) -> float:
 
 
 def _seconds_per_mac(timer: Timer) -> float:
-    spec = LayerSpec("MatMul", (PRODUCT_SIZE, 0), has_bias=False)
+    spec = LayerSpec("MatMul", (1, PRODUCT_SIZE, 0), has_bias=False)  # engines of phones want a batch axis
     return _seconds(timer, spec, (PRODUCT_SIZE, PRODUCT_SIZE)) / PRODUCT_SIZE**3
 
 

@@ -20,6 +20,7 @@ from shrinkc.latency import recording, roofline, table
 from shrinkc.latency.layers import Layer, LayerSpec, micro_model
 from shrinkc.latency.model import forecast, layers_of
 from shrinkc.latency.table import Rates, Table
+from shrinkc.log import Silent
 from shrinkc.registry import load
 
 SPEC = LayerSpec("Conv", (1, 0, 8, 8), (3, 3), attributes=(("pads", (1, 1, 1, 1)),))
@@ -102,7 +103,7 @@ def test_layers_of_a_few_microseconds_are_measured_in_many_copies() -> None:
 
     table_of_one = Table("noisy", "1", "float32", 1, {}, BLOCK, Rates(0, 0))
     layer = Layer(SimpleNamespace(name="conv"), SPEC, (16, 16))  # type: ignore[arg-type]
-    recording.record(table_of_one, [layer], seconds)
+    recording.record(table_of_one, layer, seconds)
     assert table_of_one.layers[SPEC][16, 16] == pytest.approx(4e-6, rel=0.04)
     assert set(seen) == {1, recording.COPIES, recording.MANY_COPIES}
 
@@ -144,20 +145,52 @@ def test_a_forecast_is_the_sum_of_the_layers_at_the_kept_widths(analysis: Analys
     assert timed.latency_s == timed.macs
 
 
-def test_recording_measures_what_is_lacking_without_what_surrounds_it(analysis: Analysis) -> None:
+def test_recording_measures_what_is_lacking_without_what_surrounds_it(analysis: Analysis, tmp_path: Path) -> None:
     calls: list[int] = []
 
     def counted(model: bytes, feed: Mapping[str, np.ndarray]) -> float:
         calls.append(1)
         return ideal_seconds(model, feed)
 
+    def record() -> None:
+        recording.record_to(tmp_path / "t.json", made, layers_of(analysis), counted, Silent(), "ideal")
+
     made = recording.new_table("ideal", "1", RunConfig(), counted)
-    assert recording.record(made, layers_of(analysis), counted)
+    record()
     spec = layers_of(analysis)[1].spec
     assert made.layers[spec][32, 64] == pytest.approx(9 * 64 * 32 * 64)
     before = len(calls)
-    assert not recording.record(made, layers_of(analysis), counted)
+    record()
     assert len(calls) == before
+
+
+def test_every_model_that_is_timed_has_a_batch_axis_as_engines_of_phones_want_one() -> None:
+    fed: list[np.ndarray] = []
+
+    def seconds(model: bytes, feed: Mapping[str, np.ndarray]) -> float:
+        fed.extend(feed.values())
+        return ideal_seconds(model, feed)
+
+    recording.new_table("ideal", "1", RunConfig(), seconds)
+    assert {len(array) for array in fed} == {1}
+
+
+def test_an_interrupted_recording_keeps_the_layers_it_came_to(analysis: Analysis, tmp_path: Path) -> None:
+    layers = layers_of(analysis)
+    wanted = {layer.spec for layer in layers}
+    assert len(wanted) > 1
+
+    def until_the_last_layer(model: bytes, feed: Mapping[str, np.ndarray]) -> float:
+        if len(made.layers) == len(wanted):
+            raise KeyboardInterrupt
+        return ideal_seconds(model, feed)
+
+    made = recording.new_table("ideal", "1", RunConfig(), ideal_seconds)
+    with pytest.raises(KeyboardInterrupt):
+        recording.record_to(tmp_path / "t.json", made, layers, until_the_last_layer, Silent(), "ideal")
+    kept = table.read(tmp_path / "t.json")
+    assert set(kept.layers) < wanted
+    assert not any(kept.missing(layer.spec, layer.widths) for layer in layers if layer.spec in kept.layers)
 
 
 def test_micro_models_run_and_add_up() -> None:

@@ -95,7 +95,7 @@ def test_a_point_that_contradicts_its_neighbours_is_measured_again(share: float,
     clock = Disturbed((32, 32), share)
     monkeypatch.setattr(recording, "_seconds", clock)
     made = table({})
-    recording.record(made, [LAYER], lambda model, feed: 0.0)
+    recording.record(made, LAYER, lambda model, feed: 0.0)
     points = made.layers[SPEC]
     assert points == {widths: float(np.prod(widths)) for widths in points}
     assert len(points) < clock.asked < 2 * len(points), "only what is in doubt is measured again"
@@ -105,5 +105,5 @@ def test_a_grid_without_contradictions_is_measured_once(monkeypatch: pytest.Monk
     clock = Disturbed((), 1.0)
     monkeypatch.setattr(recording, "_seconds", clock)
     made = table({})
-    recording.record(made, [LAYER], lambda model, feed: 0.0)
+    recording.record(made, LAYER, lambda model, feed: 0.0)
     assert clock.asked == len(made.layers[SPEC])
