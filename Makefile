@@ -94,6 +94,7 @@ bench-training: $(VENV)/test.stamp
 # On a quiet machine; above a load of one it marks its results contended.
 bench-latency: $(VENV)/test.stamp
 	$(BIN)/python benchmarks/latency.py
+	$(BIN)/python benchmarks/latency_driven.py
 
 bench-direction: $(VENV)/test.stamp
 	$(PIP) install --quiet pillow

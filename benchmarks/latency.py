@@ -1,15 +1,12 @@
-"""Latency on onnxruntime's CPU provider, one thread: what a cut gains, what a forecast is worth, what a budget of time is for.
+"""Latency on onnxruntime's CPU provider, one thread: what a cut gains, and what a forecast is worth.
 
-    python benchmarks/latency.py                         # writes benchmarks/results/latency.json; tens of minutes
+    python benchmarks/latency.py                         # writes benchmarks/results/latency.json; ten minutes
     python benchmarks/latency.py --only halving --models vgg11
     python benchmarks/latency.py --quick                 # shows that it works
 
 * halving: half of the MACs removed by magnitude; time as a share of the original's;
 * prediction: forecast against measurement of random plans, the forecast scaled by the original alone, the measurement taken in
-  turns with the original;
-* driven: trained models cut with budgets of time and of MACs, on 2048 unlabelled images; the times that they need for the same
-  accuracy on 10,000 test images, by interpolation.  Budgets of MACs once with the multiples that the target likes, which is
-  knowledge of its time already, and once without (``any_width``).
+  turns with the original.
 
 Times are CPU times of the process, the least of short blocks that take turns, which a busy machine disturbs little; the load is
 written beside them, and results taken above a load of one are marked contended.
@@ -21,23 +18,20 @@ import argparse
 import json
 import os
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 from typing import Any
 
-import fashion
 import numpy as np
 import onnx_ir as ir
-import score
 from latency_models import MODELS
 
-import shrinkc
 from shrinkc import ir as shrinkc_ir
 from shrinkc import planning, recipe_files, registry, target, timing
 from shrinkc.allocate import Allocating, Limits
 from shrinkc.analysis.groups import BoolArray
 from shrinkc.api import RunConfig, RuntimeAdapter
-from shrinkc.errors import BudgetError
 from shrinkc.latency import stopwatch as stopwatches
 from shrinkc.latency.stopwatch import InProcess
 from shrinkc.log import Silent
@@ -46,22 +40,9 @@ from shrinkc.report import facts
 from shrinkc.surgery import remove_channels
 from shrinkc.testing import Randomly
 
-TARGETS = {"halving_speedup": 1.8, "prediction_median_error": 0.10, "driven_gain": 0.10}
+TARGETS = {"halving_speedup": 1.8, "prediction_median_error": 0.10}
 ROUND_TO, PLANS = 16, 30
 ROOT = Path(__file__).parents[1]
-TRAINED = ("vgg16-bn-half", "resnet20", "mobilenetv2-like")
-SHARES = (0.8, 0.65, 0.5, 0.4, 0.3, 0.25, 0.2)
-CURVES: dict[str, tuple[str, dict[str, Any]]] = {
-    "any_width": ("macs", {"round_to": 1}),
-    "macs": ("macs", {}),
-    "latency": ("latency", {}),
-}
-"""Kind of budget, and further settings."""
-
-DROPS = (0.005, 0.01, 0.02, 0.04)
-"""Losses of accuracy at which times are compared: where nearly nothing is lost yet, the noise of 10,000 images would decide."""
-
-CALIBRATION = 2048
 QUIET = 1.0
 
 
@@ -120,110 +101,29 @@ def _forecast_and_measured(model: Opened, timed: timing.Timed, seed: int) -> tup
     return timed.forecast.of(is_kept), dense * share_of(model, is_kept)
 
 
-def driven(name: str, folder: Path, shares: Iterable[float], settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Accuracy and time of cuts with budgets of MACs and of time."""
-    source = ROOT / "benchmarks" / "models" / f"{name}.onnx"
-    written(folder)
-    dense = accuracy_of(source, folder)
-    points = {curve: list(_curve(source, folder, shares, curve, settings)) for curve in CURVES}
-    gained = {curve: gains(dense, points[curve], points["latency"]) for curve in CURVES if curve != "latency"}
-    return {"accuracy": dense, **points, "gains": gained}
-
-
-def _curve(
-    source: Path, folder: Path, shares: Iterable[float], curve: str, settings: Mapping[str, Any]
-) -> Iterator[dict[str, float]]:
-    budget, own = CURVES[curve]
-    for share in shares:
-        try:
-            point = _point(source, folder, {**own, **settings, budget: f"{share:.0%}"})
-        except BudgetError as error:  # floors of the groups bind
-            print(source.stem, curve, share, "out of reach:", error.where, flush=True)
-            continue
-        print(source.stem, curve, share, point, flush=True)
-        yield point
-
-
-def _point(source: Path, folder: Path, settings: Mapping[str, Any]) -> dict[str, float]:
-    output = folder / "cut.onnx"
-    report = shrinkc.compress(
-        source,
-        output=output,
-        data=folder / "calibration.npz",
-        target="x86-avx512",
-        latency_cache=folder / "cache" if "latency" in settings else None,
-        measure_latency=False,
-        verify=False,
-        **settings,
-    )
-    share = share_of_graphs(opened(source), shrinkc_ir.load(source), shrinkc_ir.load(output))
-    macs = report.after.macs / report.before.macs
-    return {"accuracy": accuracy_of(output, folder), "time_share": share, "macs_share": macs}
-
-
-def written(folder: Path) -> None:
-    """Write the data, once."""
-    if not (folder / "test.npz").exists():
-        fashion.write_calibration(folder / "calibration.npz", folder / "unused.npz", CALIBRATION, 0)
-        fashion.write_test(folder / "test.npz")
-
-
-def accuracy_of(model: Path, folder: Path) -> float:
-    """Top-1 accuracy on the test images."""
-    with np.load(folder / "test.npz") as test:
-        return score.accuracy(model, fashion.INPUT, test[fashion.INPUT], test["labels"])
-
-
-def gains(dense: float, others: list[dict[str, float]], by_time: list[dict[str, float]]) -> dict[str, float]:
-    """Time that cuts by time save against others, by the accuracy that both may lose; where both curves reach."""
-    times = {f"{100 * drop:g} points": [time_at(dense - drop, points) for points in (others, by_time)] for drop in DROPS}
-    return {drop: 1 - own / other for drop, (other, own) in times.items() if not (np.isnan(own) or np.isnan(other))}
-
-
-def time_at(accuracy: float, points: list[dict[str, float]]) -> float:
-    """Share of the time at which a curve reaches an accuracy, between its points; nan where it does not.
-
-    The curve is the best accuracy of all points up to a time: nobody would take a slower model that is worse as well.
-    """
-    ordered = sorted(points, key=lambda point: point["time_share"])
-    best = np.maximum.accumulate([point["accuracy"] for point in ordered])
-    if not len(best) or not best[0] <= accuracy <= best[-1]:
-        return float("nan")
-    right = int(np.searchsorted(best, accuracy))
-    if right == 0:
-        return ordered[0]["time_share"]
-    part = (accuracy - best[right - 1]) / (best[right] - best[right - 1])
-    return ordered[right - 1]["time_share"] + part * (ordered[right]["time_share"] - ordered[right - 1]["time_share"])
-
-
 def main() -> None:
     """Run what was asked for and write it beside what is there."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--only", choices=["halving", "prediction", "driven"], action="append")
+    parser.add_argument("--only", choices=["halving", "prediction"], action="append")
     parser.add_argument("--models", nargs="+", choices=list(MODELS), default=list(MODELS))
-    parser.add_argument("--trained", nargs="+", choices=TRAINED, default=list(TRAINED))
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results" / "latency.json")
     given = parser.parse_args()
     results = json.loads(given.out.read_text())["results"] if given.out.is_file() else {}
     with tempfile.TemporaryDirectory() as work:
         folder = Path(work)
-        shares = SHARES[1::2] if given.quick else SHARES
-        quick = {"compensation": "refit"} if given.quick else {}
-        jobs: dict[str, tuple[list[str], Callable[[str], dict[str, Any]]]] = {
-            "halving": (given.models, lambda name: halving(name, folder)),
-            "prediction": (given.models, lambda name: prediction(name, folder, 6 if given.quick else PLANS)),
-            "driven": (given.trained, lambda name: driven(name, folder, shares, quick)),
+        jobs: dict[str, Callable[[str], dict[str, Any]]] = {
+            "halving": lambda name: halving(name, folder),
+            "prediction": lambda name: prediction(name, folder, 6 if given.quick else PLANS),
         }
-        for job, (models, run) in jobs.items():
-            for name in models if job in (given.only or jobs) else ():
-                load = os.getloadavg()[0]
-                row = run(name)
-                print(job, name, row, flush=True)
-                disturbed = {"load_average": load, "is_contended": max(load, os.getloadavg()[0]) > QUIET}
-                results.setdefault(job, {})[name] = {**row, **disturbed}
-                made = {"results": results, "targets": TARGETS, "machine": facts.machine(), "versions": facts.versions()}
-                given.out.write_text(json.dumps(made, indent=1) + "\n")
+        for job, name in product(given.only or jobs, given.models):
+            load = os.getloadavg()[0]
+            row = jobs[job](name)
+            print(job, name, row, flush=True)
+            disturbed = {"load_average": load, "is_contended": max(load, os.getloadavg()[0]) > QUIET}
+            results.setdefault(job, {})[name] = {**row, **disturbed}
+            made = {"results": results, "targets": TARGETS, "machine": facts.machine(), "versions": facts.versions()}
+            given.out.write_text(json.dumps(made, indent=1) + "\n")
 
 
 if __name__ == "__main__":
