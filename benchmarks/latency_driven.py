@@ -145,17 +145,14 @@ def gains(dense: float, others: list[Point], by_time: list[Point]) -> dict[str, 
 def time_at(accuracy: float, points: list[Point]) -> float:
     """Share of the time at which a curve reaches an accuracy, between its points; nan where it does not.
 
-    The curve is the best accuracy of all points up to a time: nobody would take a slower model that is worse as well.
+    Points that are slower than another and no better are not of the curve: nobody would take them.
     """
-    ordered = sorted(points, key=lambda point: point["time_share"])
-    best = np.maximum.accumulate([point["accuracy"] for point in ordered])
-    if not len(best) or not best[0] <= accuracy <= best[-1]:
-        return float("nan")
-    right = int(np.searchsorted(best, accuracy))
-    if right == 0:
-        return ordered[0]["time_share"]
-    part = (accuracy - best[right - 1]) / (best[right] - best[right - 1])
-    return ordered[right - 1]["time_share"] + part * (ordered[right]["time_share"] - ordered[right - 1]["time_share"])
+    curve: list[Point] = []
+    for point in sorted(points, key=lambda point: point["time_share"]):
+        if not curve or point["accuracy"] > curve[-1]["accuracy"]:
+            curve.append(point)
+    times, accuracies = ([point[name] for point in curve] for name in ("time_share", "accuracy"))
+    return float(np.interp(accuracy, accuracies, times, np.nan, np.nan)) if curve else np.nan
 
 
 def main() -> None:

@@ -301,3 +301,21 @@ def test_tables_of_the_readme_are_those_of_the_committed_results():
     tables, readme = imported("readme_tables"), (BENCHMARKS.parent / "README.md").read_text(encoding="utf-8")
     for table in tables.TABLES:
         assert tables.with_table(readme, table) == readme, "python benchmarks/readme_tables.py --write"
+
+
+def test_gains_are_of_the_time_at_which_the_best_models_so_far_reach_an_accuracy():
+    def curve(*points: tuple[float, float]) -> list[dict[str, float]]:
+        return [{"time_share": time, "accuracy": accuracy} for time, accuracy in points]
+
+    driven = imported("latency_driven")
+    by_time = curve((0.2, 0.88), (0.6, 0.92))
+    by_macs = curve((0.8, 0.92), (0.4, 0.88), (0.5, 0.85))  # the last is slower than another and worse: nobody takes it
+    assert driven.time_at(0.9, by_time) == pytest.approx(0.4)
+    assert driven.time_at(0.9, by_macs) == pytest.approx(0.6)
+    assert np.isnan(driven.time_at(0.93, by_time))
+    assert driven.gains(0.92, by_macs, by_time) == {
+        "0.5 points": pytest.approx(1 - 0.55 / 0.75),
+        "1 points": pytest.approx(1 - 0.5 / 0.7),
+        "2 points": pytest.approx(1 - 0.4 / 0.6),
+        "4 points": pytest.approx(1 - 0.2 / 0.4),
+    }
