@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 
 from shrinkc.runtimes.isolated import IsolatedEngine, IsolatedSession
 
-from shrinkc.api import Artifact, ConvertConfig, Probe, RunConfig, SupportReport
+from shrinkc.api import Artifact, Convert, ConvertConfig, Probe, RunConfig, SupportReport
 
 
 class Elsewhere:
@@ -53,6 +54,15 @@ class Elsewhere:
         RuntimeUnavailable, BuildError
         """
         return self._engine.convert(model, folder, config)
+
+    def converter(self) -> AbstractContextManager[Convert]:
+        """Of the engine, here.
+
+        Raises
+        ------
+        RuntimeUnavailable
+        """
+        return self._engine.converter()
 
     def open(self, artifact: Artifact, config: RunConfig) -> IsolatedSession:
         """Load there.

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, replace
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from types import TracebackType
@@ -17,6 +19,7 @@ from shrinkc.runtimes.isolation import HERE, Child, Place, is_importable
 from shrinkc.api import (
     Artifact,
     ArtifactFile,
+    Convert,
     ConvertConfig,
     Effective,
     LayerTime,
@@ -123,17 +126,26 @@ class IsolatedEngine:
         BuildError
             The converter refuses the model, ends without a file, crashes or hangs.
         """
+        with self.converter() as convert:
+            return convert(model, folder, config)
+
+    @contextmanager
+    def converter(self) -> Iterator[Convert]:
+        """See :class:`shrinkc.engines.Converting`."""
         self.require()
+        with self.converting_child() as child:
+            yield partial(self._converted, child)
+
+    def _converted(self, child: Child, model: Path, folder: Path, config: ConvertConfig) -> Artifact:
         folder.mkdir(parents=True, exist_ok=True)
         signature = read_signature(model, config.shapes)
         started = time.perf_counter()
-        with self.converting_child() as child:
-            arguments = self.conversion(model, folder, signature, config)
-            there = {"model": child.place.bring(child, Path(arguments["model"])), "folder": child.place.folder(folder)}
-            request = {"function": "convert", "arguments": {**arguments, **there}}
-            answer, _ = child.request("call", request, timeout_s=config.timeout_s)
-            for name in answer["files"]:
-                child.place.fetch(child, name, folder)
+        arguments = self.conversion(model, folder, signature, config)
+        there = {"model": child.place.bring(child, Path(arguments["model"])), "folder": child.place.folder(folder)}
+        request = {"function": "convert", "arguments": {**arguments, **there}}
+        answer, _ = child.request("call", request, timeout_s=config.timeout_s)
+        for name in answer["files"]:
+            child.place.fetch(child, name, folder)
         artifact = _artifact(self, folder, signature, config, answer)
         return replace(artifact, seconds=time.perf_counter() - started)
 

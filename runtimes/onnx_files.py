@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 from shrinkc.runtimes.isolated import IsolatedEngine
 
-from shrinkc.api import Artifact, ArtifactFile, ConvertConfig
+from shrinkc.api import Artifact, ArtifactFile, Convert, ConvertConfig
 from shrinkc.files import sha256
 from shrinkc.ir import external_tensors, load
 from shrinkc.signature import read_signature
@@ -39,6 +41,11 @@ class OnnxEngine(IsolatedEngine):
             self.name, self.version(), "float32", model.parent.resolve(), files, signature, self.details(config)
         )
         return replace(artifact, seconds=time.perf_counter() - started)
+
+    @contextmanager
+    def converter(self) -> Iterator[Convert]:
+        """Nothing runs for it."""
+        yield self.convert
 
 
 def _files(model: Path) -> list[Path]:

@@ -6,7 +6,8 @@ converter wrote without complaint is converted, no more.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -241,6 +242,10 @@ class LayerTime:
     sources: tuple[str, ...] = ()
 
 
+Convert = Callable[[Path, Path, ConvertConfig], Artifact]
+"""Writes what an engine loads of a model into a folder; see :meth:`Engine.convert`."""
+
+
 class Session(Protocol):
     """A loaded model."""
 
@@ -292,6 +297,20 @@ class Reloading(Protocol):
         ------
         BuildError
             The process has ended.
+        """
+
+
+@runtime_checkable
+class Converting(Protocol):
+    """An engine, moreover, whose converter takes one model after another in one process: starting that can take longest."""
+
+    def converter(self) -> AbstractContextManager[Convert]:
+        """What :meth:`Engine.convert` does, until the context ends.
+
+        Raises
+        ------
+        RuntimeUnavailable
+            The engine or its converter is missing.
         """
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping
+from contextlib import ExitStack, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -11,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from shrinkc.api import Artifact, ConvertConfig, Engine, EngineSession, Reloading, RunConfig
+from shrinkc.api import Artifact, Convert, ConvertConfig, Converting, Engine, EngineSession, Reloading, RunConfig
 from shrinkc.latency import recording
 from shrinkc.latency.recording import BLOCK_S, BLOCKS
 from shrinkc.latency.table import Table
@@ -21,15 +22,15 @@ CPU_PROVIDERS = frozenset({"XNNPACK"})
 """Those that run on the processor without saying so in their name."""
 
 
-def converted(engine: Engine, model: Path, folder: Path, feed: Mapping[str, np.ndarray], config: RunConfig) -> Artifact:
-    """What an engine loads of a model, built for the sizes of its inputs.
+def converted(convert: Convert, model: Path, folder: Path, feed: Mapping[str, np.ndarray], config: RunConfig) -> Artifact:
+    """What an engine loads of a model, converted for the sizes of its inputs.
 
     Raises
     ------
     RuntimeUnavailable, BuildError
     """
     sizes = {name: tuple(array.shape) for name, array in feed.items()}
-    return engine.convert(model, folder, ConvertConfig(config.precision, sizes))
+    return convert(model, folder, ConvertConfig(config.precision, sizes))
 
 
 def cpu_threads(provider: str, threads: int) -> int:
@@ -50,7 +51,7 @@ def least_of(session: EngineSession, feed: Mapping[str, np.ndarray], seconds: fl
 
 
 class EngineTimer:
-    """Seconds of the least run of a short block; a context manager, as a process is kept between models.
+    """Seconds of the least run of a short block; a context manager, as processes are kept between models.
 
     Parameters
     ----------
@@ -60,7 +61,9 @@ class EngineTimer:
 
     def __init__(self, engine: Engine, config: RunConfig) -> None:
         self._engine, self._config = engine, config
+        self._processes = ExitStack()
         self._session: EngineSession | None = None
+        self._convert: Convert | None = None
         self._version = engine.probe().version
 
     def __call__(self, model: bytes, feed: Mapping[str, np.ndarray]) -> float:
@@ -73,14 +76,22 @@ class EngineTimer:
         with tempfile.TemporaryDirectory(prefix="shrinkc-") as folder:
             path = Path(folder) / "layer.onnx"
             path.write_bytes(model)
-            session = self._loaded(converted(self._engine, path, Path(folder) / "built", feed, self._config))
+            artifact = converted(self._converter(), path, Path(folder) / "built", feed, self._config)
+            session = self._loaded(artifact)
             return least_of(session, feed, BLOCKS * BLOCK_S, self._config)
+
+    def _converter(self) -> Convert:
+        """One process for all models, where the engine allows it."""
+        if self._convert is None:
+            kept = self._engine.converter() if isinstance(self._engine, Converting) else nullcontext(self._engine.convert)
+            self._convert = self._processes.enter_context(kept)
+        return self._convert
 
     def _loaded(self, artifact: Artifact) -> EngineSession:
         if isinstance(self._session, Reloading):
             self._session.reload(artifact)
         else:
-            self.close()
+            self._end_session()
             self._session = self._engine.open(artifact, self._config)
         self._version = self._session.effective().version or self._version
         return self._session
@@ -99,7 +110,12 @@ class EngineTimer:
         return self._session.machine() if isinstance(self._session, Reloading) else facts.machine()
 
     def close(self) -> None:
-        """End the process; the next model starts another one."""
+        """End all processes; the next model starts others."""
+        self._end_session()
+        self._processes.close()
+        self._convert = None
+
+    def _end_session(self) -> None:
         if self._session is not None:
             self._session.close()
         self._session = None

@@ -120,7 +120,7 @@ class OnEngine:
         with tempfile.TemporaryDirectory(prefix="shrinkc-") as folder:
             path = Path(folder) / "model.onnx"
             shrinkc_ir.save(model.clone(), path)
-            artifact = converted(self._engine, path, Path(folder) / "built", feed, self.config)
+            artifact = converted(self._engine.convert, path, Path(folder) / "built", feed, self.config)
             with self._engine.open(artifact, self.config) as session:
                 yield session
 
