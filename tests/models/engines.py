@@ -51,6 +51,20 @@ SHIFTING = HEALTHY.replace("self.found))", "[array + abs(array).max() for array 
 
 SWAPPING = HEALTHY.replace("self.found))", "[array[:, ::-1] for array in self.found]))")
 
+COUNTING = (
+    HEALTHY
+    + """
+import os, shutil
+converted = 0
+def convert(request):
+    global converted
+    converted += 1
+    shutil.copy(request["model"], os.path.join(request["folder"], "model.onnx"))
+    return {"files": ["model.onnx"], "details": {"converted": converted}}
+"""
+)
+"""It tells how many models its converter's process has had."""
+
 FORGETFUL = "def convert(request):\n    return {'files': ['model.bin']}\n"
 
 BROKEN_FILE = """

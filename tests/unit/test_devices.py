@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 from models.builder import Net
-from models.engines import CRASHING, HEALTHY, SHIFTING, onnx_engine
+from models.engines import COUNTING, CRASHING, HEALTHY, SHIFTING, converting_engine, onnx_engine
+from shrinkc.runtimes.isolated import IsolatedSession
 
 import shrinkc
 from shrinkc import devices, pacing, registry, target, validating
-from shrinkc.api import RunConfig
+from shrinkc.api import Artifact, RunConfig
 from shrinkc.errors import GateError, RecipeError, RuntimeUnavailable
 from shrinkc.latency import probe, recording, stopwatch, table
 from shrinkc.latency.engine_timing import EngineTimer
@@ -200,8 +202,25 @@ def test_a_board_is_calibrated_there(saved: Save, tmp_path: Path) -> None:
 
 def test_engines_in_processes_of_their_own_time_layers_too() -> None:
     engine, spec = load("runtimes", "onnxruntime-cpu")(), LayerSpec("MatMul", (4, 0), has_bias=False)
-    import numpy as np
-
     feed = {"x": np.ones((4, 8), np.float32)}
     with EngineTimer(engine, RunConfig()) as timer:
         assert all(0 < timer(micro_model(spec, (8, width)), feed) < 1 for width in (8, 16))
+
+
+def test_layers_are_converted_one_after_the_other_in_one_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine, spec = converting_engine(tmp_path, COUNTING), LayerSpec("MatMul", (1, 4, 0), has_bias=False)
+    opened: list[int] = []
+    load_into = IsolatedSession.reload
+
+    def watched(session: IsolatedSession, artifact: Artifact) -> None:
+        opened.append(artifact.details["converted"])
+        load_into(session, artifact)
+
+    monkeypatch.setattr(IsolatedSession, "reload", watched)
+    feed = {"x": np.ones((1, 4, 8), np.float32)}
+    with EngineTimer(engine, RunConfig()) as timer:
+        for width in (8, 16, 24):
+            timer(micro_model(spec, (8, width)), feed)
+        timer.close()
+        timer(micro_model(spec, (8, 8)), feed)
+    assert opened == [1, 2, 3, 1]
