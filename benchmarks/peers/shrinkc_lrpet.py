@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from pathlib import Path
 
-import tomllib
 from shrinkc_recovery import compressed, few_of, on_one_thread
 
 import shrinkc
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
 
 LRPET = {
     "lrpet": {},
