@@ -23,7 +23,7 @@ Array = NDArray[Any]
 Batches = Sequence[Mapping[str, Array]]
 
 COLUMNS_IN_DOUBLE = 1024
-"""Products of rows with more columns are made in single precision: they take most of the time."""
+"""Products of unrolled neighbourhoods with more columns are made in single precision: they take most of the time."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,6 +90,7 @@ def positions_of(site: Site, number: int, data: Array, sampling: Sampling) -> Po
 def _response(walk: Walk, site: Site, with_inputs: bool, n_samples: int, seed: int) -> Response:
     read, given = MomentsOf(), MomentsOf()
     width = site.inputs // site.groups * site.taps if with_inputs else site.outputs // site.groups
+    is_single = site.taps > 1 and width > COLUMNS_IN_DOUBLE
     sampling = response_sampling(site, width, n_samples, seed)
     with_outputs = observable(site, inputs=False) and site.node.op_type not in RECURRENT
     for number in range(walk.n_batches):
@@ -97,11 +98,7 @@ def _response(walk: Walk, site: Site, with_inputs: bool, n_samples: int, seed: i
         positions = positions_of(site, number, data, sampling)
         if with_inputs:
             for part in columns_in_parts(site, data, positions):
-                read.add(_widened(part))
+                read.add(part if is_single else part.astype(np.float64))
         if with_outputs:
-            given.add(_widened(rows(site, walk.value(site.name, number), positions)))
+            given.add(rows(site, walk.value(site.name, number), positions).astype(np.float64))
     return Response(read.result() if with_inputs else None, given.result() if with_outputs else None)
-
-
-def _widened(values: Array) -> Array:
-    return values.astype(np.float64) if values.shape[-1] <= COLUMNS_IN_DOUBLE else values

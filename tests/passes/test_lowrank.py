@@ -171,6 +171,22 @@ def test_more_outputs_than_inputs_give_the_same_errors_either_way() -> None:
     assert candidate.errors == pytest.approx(tails, rel=1e-4, abs=1e-9)
 
 
+@pytest.mark.parametrize(("inputs", "outputs_"), [(1100, 12), (12, 1100)])
+def test_errors_of_wide_matrices_that_are_nearly_of_low_rank_are_the_predicted_ones(inputs: int, outputs_: int) -> None:
+    """A millionth of the energy is lost: beside it, sums of squares in single precision would have no digit to spare."""
+    random = np.random.default_rng(0)
+    weight = random.normal(size=(outputs_, 3)) @ random.normal(size=(3, inputs)) + 1e-3 * random.normal(size=(outputs_, inputs))
+    net = Net()
+    net.input("x", ["n", inputs])
+    net.output(str(net.op("Gemm", "x", net.const(weight.astype(np.float32)), net.vector(outputs_), transB=1)))
+    model = model_of(net)
+    batches = [{"x": random.standard_normal((4000, inputs)).astype(np.float32) + 3}]
+    candidate = only(model, WhitenedSvd(), batches)
+    expected = outputs(model, batches)
+    lost = np.square(outputs(at_rank(model, candidate, 3, batches), batches) - expected).sum()
+    assert lost / np.square(expected - expected.mean(0)).sum() == pytest.approx(candidate.errors[3], rel=1e-3)
+
+
 def test_rectified_factors_lose_least_behind_the_normalisation() -> None:
     model = model_of(normalised_conv())
     batches = batches_for(model)
