@@ -52,8 +52,8 @@ class Cuda:
         self.call("cudaStreamSynchronize", self.stream)
 
 
-def build(trt, model, engine, cache, workspace):
-    """Serialised engine, and the seconds it took."""
+def build(trt, model, inputs, engine, cache, workspace):
+    """Serialised engine for inputs of these sizes, and the seconds it took."""
     logger = trt.Logger(trt.Logger.WARNING)
     builder = trt.Builder(logger)
     typed = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
@@ -68,6 +68,7 @@ def build(trt, model, engine, cache, workspace):
         config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, workspace << 20)
     stored = read(cache) if os.path.exists(cache) else b""
     config.set_timing_cache(config.create_timing_cache(stored), False)
+    config.add_optimization_profile(profile_for(builder, network, inputs))
     started = time.perf_counter()
     blob = builder.build_serialized_network(network, config)
     if blob is None:
@@ -75,6 +76,19 @@ def build(trt, model, engine, cache, workspace):
     write(engine, bytes(blob))
     write(cache, bytes(config.get_timing_cache().serialize()))
     return bytes(blob), time.perf_counter() - started
+
+
+def profile_for(builder, network, inputs):
+    """What TensorRT wants to know of inputs that leave sizes free, or that are sizes themselves: those of the reference."""
+    profile = builder.create_optimization_profile()
+    for index in range(network.num_inputs):
+        tensor = network.get_input(index)
+        given = inputs[tensor.name]
+        if tensor.is_shape_tensor:
+            profile.set_shape_input(tensor.name, *[given.reshape(-1).tolist()] * 3)
+        elif any(size < 0 for size in tensor.shape):
+            profile.set_shape(tensor.name, *[tuple(given.shape)] * 3)
+    return profile
 
 
 class Runner:
@@ -192,7 +206,7 @@ def main(arguments=None):
         arrays = {name: archive[name] for name in archive.files}
     inputs = {name[3:]: array for name, array in arrays.items() if name.startswith("in.")}
     expected = {name[4:]: array for name, array in arrays.items() if name.startswith("out.")}
-    blob, seconds = build(trt, given.model, given.engine, given.timing_cache, given.workspace_mib)
+    blob, seconds = build(trt, given.model, inputs, given.engine, given.timing_cache, given.workspace_mib)
     runner = Runner(trt, Cuda(), blob, inputs)
     runner.run()
     result = {

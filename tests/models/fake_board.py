@@ -64,6 +64,10 @@ def fake_tensorrt(version: str, flags: list[int]) -> types.ModuleType:
     trt: Any = types.ModuleType("tensorrt")
     trt.__version__ = version
 
+    class Profile(dict):  # type: ignore[type-arg]
+        def set_shape(self, name: str, *sizes: tuple[int, ...]) -> None:
+            self[name] = sizes
+
     class Anything:
         WARNING = WORKSPACE = DETAILED = 0
         INPUT, OUTPUT = "in", "out"
@@ -75,6 +79,19 @@ def fake_tensorrt(version: str, flags: list[int]) -> types.ModuleType:
         def create_network(self, flag: int) -> Any:
             flags.append(flag)
             return self
+
+        num_inputs, shapes = 1, None
+
+        def get_input(self, index: int) -> Any:
+            graph = onnx.load_from_string(Anything.parsed).graph  # type: ignore[attr-defined]
+            sizes = [size.dim_value or -1 for size in graph.input[index].type.tensor_type.shape.dim]
+            return types.SimpleNamespace(name=graph.input[index].name, shape=sizes, is_shape_tensor=False)
+
+        def create_optimization_profile(self) -> dict[str, Any]:
+            return Profile()
+
+        def add_optimization_profile(self, profile: dict[str, Any]) -> None:
+            Anything.shapes = profile
 
         def create_builder_config(self) -> Any:
             return self
@@ -95,8 +112,10 @@ def fake_tensorrt(version: str, flags: list[int]) -> types.ModuleType:
         def serialize(self) -> bytes:
             return b"cache"
 
-        def build_serialized_network(self, *arguments: Any) -> bytes:
-            return bytes(Anything.parsed)  # type: ignore[attr-defined]
+        def build_serialized_network(self, *arguments: Any) -> bytes | None:
+            tensor = self.get_input(0)
+            is_known = min(tensor.shape) > 0 or (Anything.shapes or {}).get(tensor.name)
+            return bytes(Anything.parsed) if is_known else None  # type: ignore[attr-defined]
 
         def deserialize_cuda_engine(self, blob: bytes) -> Any:
             return Engine(blob)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -69,6 +71,36 @@ def test_types_are_read_from_both_schemas_and_from_names_alone() -> None:
     assert types(Format="Row major linear", DataType="BFloat16") == ["bfloat16"]
     assert types(Format="Row major linear", DataType="Int8") == ["int8"]
     assert tensorrt_backend.layers_of({"Layers": ["conv + relu"]})[0]["name"] == "conv + relu"
+
+
+BUILD_ON_BOARD = """
+import sys
+import numpy as np
+import tensorrt_rtx as trt
+from shrinkc.boards import tensorrt_on_board as board
+
+class Builder(trt.Builder):  # the real one, told of a card that it need not look for
+    def create_builder_config(self):
+        config = super().create_builder_config()
+        config.num_compute_capabilities = 1
+        config.set_compute_capability(trt.ComputeCapability.SM86, 0)
+        return config
+
+trt.Builder = Builder
+model, folder = sys.argv[1:]
+inputs = {"image": np.zeros((1, 1, 28, 28), np.float32)}
+blob, _ = board.build(trt, model, inputs, folder + "/model.engine", folder + "/timing.cache", 0)
+assert len(blob) > 100_000
+"""
+
+
+def test_the_script_for_boards_builds_a_model_with_a_free_batch(rtx: TensorRtRtx, demo: Path, tmp_path: Path) -> None:
+    """By the real builder, in a process of its own: networks with free sizes need a profile of them."""
+    model = demo / "fashion_resnet.onnx"
+    assert "batch" in str(onnx.load(str(model)).graph.input[0].type.tensor_type.shape.dim[0])
+    command = [sys.executable, "-c", BUILD_ON_BOARD, str(model), str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.fixture
