@@ -87,6 +87,10 @@ class OnnxRuntimeTensorRt(OnnxRuntimeGpu):
     name = "onnxruntime-tensorrt"
     provider = "TensorrtExecutionProvider"
 
+    def details(self, config: ConvertConfig) -> dict[str, object]:
+        """Name the precision, too, which the provider, unlike CUDA's, chooses at load."""
+        return {**super().details(config), "precision": config.precision}
+
     def provider_options(self, config: ConvertConfig) -> dict[str, str]:
         """Precision, by TensorRT's own weak typing (10.x), and what the user asked for."""
         precision = {"float16": {"trt_fp16_enable": "True"}, "bfloat16": {"trt_bf16_enable": "True"}}

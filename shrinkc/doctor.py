@@ -8,6 +8,7 @@ from typing import Any
 
 from shrinkc import registry
 from shrinkc.api import Probe
+from shrinkc.engines import probe_of
 from shrinkc.errors import PluginError, RecipeError
 from shrinkc.report import facts
 
@@ -54,7 +55,7 @@ def _names() -> list[str]:
 
 def _finding(name: str) -> Finding:
     try:
-        return Finding(name, registry.built("runtimes", name).probe())
+        return Finding(name, probe_of(registry.built("runtimes", name)))
     except PluginError as error:
         return Finding(name, Probe(False, reason=f"{error.message}: {error.because}"))
     except RecipeError as error:  # a runtime by parameter, as remote:HOST/ENGINE, is nothing before one is given

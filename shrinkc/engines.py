@@ -49,6 +49,21 @@ class Probe:
     isa: tuple[str, ...] = ()
 
 
+class Probed(Protocol):
+    """Anything that can say whether it is here."""
+
+    def probe(self) -> Probe:
+        """Whether it can be used, and why not."""
+
+
+def probe_of(engine: Probed) -> Probe:
+    """What an engine says of itself; a plug-in whose probe raises anything is not available, and the reason says so."""
+    try:
+        return engine.probe()
+    except Exception as error:
+        return Probe(False, reason=f"its probe failed: {type(error).__name__}: {str(error)[:400]}")
+
+
 @dataclass(frozen=True)
 class Effective:
     """What a session really runs on, as opposed to what was asked for.

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,7 @@ from shrinkc import ir as shrinkc_ir
 from shrinkc.api import ConvertConfig, Engine, EngineSession, Port, RunConfig, RuntimeAdapter, SupportReport
 from shrinkc.comparing import compare, worst
 from shrinkc.diverging import locate
+from shrinkc.engines import probe_of
 from shrinkc.errors import BuildError, CalibrationError, PluginError, RecipeError, RuntimeUnavailable, ShrinkcError
 from shrinkc.evidence import data as evidence_data
 from shrinkc.evidence import sources
@@ -59,6 +62,7 @@ class _Job:
     stored: str
     is_real: bool
     is_timed: bool
+    kept: Path | None = None
 
     @property
     def counts_classes(self) -> bool:
@@ -79,6 +83,7 @@ def validate(
     threads: int = 1,
     seed: int = 0,
     is_timed: bool = False,
+    keep: str | os.PathLike[str] | None = None,
     progress: Progress | None = None,
 ) -> Validation:
     """Run a compressed model on several engines and compare with onnxruntime on the same model and on the original.
@@ -102,13 +107,15 @@ def validate(
         Of made-up inputs.
     is_timed : bool
         Also time both models, in turns, on every engine whose numbers are right; never on one that is emulated.
+    keep : path, optional
+        Folder for what every engine's converter makes of the compressed model, in a folder of the engine's name.
     progress : Progress, optional
 
     Raises
     ------
     ShrinkcError
-        A model or the data cannot be read, a name is no runtime, the models take different inputs, or onnxruntime itself
-        cannot run them.  What an engine does wrong is a result, not an error.
+        A model or the data cannot be read, no runtime is named or a name is none, the models take different inputs, or
+        onnxruntime itself cannot run them.  What an engine does wrong is a result, not an error.
     """
     reporter = progress or Silent()
     engines = _engines(runtimes)
@@ -118,6 +125,7 @@ def validate(
     feeds = list(samples.batches(evidence_data.fixed_batch(model) or 1))[:n_inputs]
     config = RunConfig(threads, precision=precision)
     job = _job(paths, feeds, config, reporter, is_real=not samples.is_synthetic, is_timed=is_timed)
+    job = replace(job, kept=None if keep is None else Path(keep))
     results = []
     for name, engine in engines.items():
         with reporter.stage(f"validating on {name}"):
@@ -182,6 +190,8 @@ def _outputs(reference: RuntimeAdapter, path: Path, feeds: Sequence[Feed]) -> Ou
 
 def _engines(names: Sequence[str]) -> dict[str, Engine | ShrinkcError]:
     """Engines by name; those found by ``auto`` that cannot be imported become rows, as a name of the user's does not."""
+    if not names:
+        raise RecipeError("no runtime is named", where="--runtimes", hint="auto stands for every one that is here")
     found: dict[str, Engine | ShrinkcError] = {}
     for name in names:
         if name != AUTO:
@@ -254,12 +264,12 @@ def _names(ports: Sequence[Port]) -> list[tuple[str, str]]:
 def _validated(name: str, engine: Engine | ShrinkcError, job: _Job) -> EngineResult:
     if isinstance(engine, ShrinkcError):
         return EngineResult(name, reason=_text(engine))
-    found = engine.probe()
+    found = probe_of(engine)
     if not found.is_available:
         return EngineResult(name, reason="; ".join(filter(None, [found.reason, found.hint])))
     result = _tried(EngineResult(name, found.version), engine, job.compressed, job)
     if result.status == FAILED:
-        again = _tried(EngineResult(name), engine, job.original, replace(job, expected=job.before, is_timed=False))
+        again = _tried(EngineResult(name), engine, job.original, replace(job, expected=job.before, is_timed=False, kept=None))
         verdict = "the original does, too" if again.status == FAILED else "the original does not"
         return replace(result, original=f"{verdict} ({again.reason})" if again.reason else verdict)
     return result
@@ -267,11 +277,12 @@ def _validated(name: str, engine: Engine | ShrinkcError, job: _Job) -> EngineRes
 
 def _tried(result: EngineResult, engine: Engine, model: Path, job: _Job) -> EngineResult:
     """Result after conversion, loading, running and comparison, as far as these go."""
-    with tempfile.TemporaryDirectory(prefix="shrinkc-validate-") as folder:
+    with _folder_for(result.runtime, job.kept) as folder:
         try:
             result = replace(result, support=_support(engine, model))
-            artifact = engine.convert(model, Path(folder), job.conversion)
-            result = replace(result, level="converted", size_bytes=artifact.size_bytes, warnings=artifact.warnings)
+            artifact = engine.convert(model, folder, job.conversion)
+            files = tuple(file.name for file in artifact.files)
+            result = replace(result, level="converted", size_bytes=artifact.size_bytes, warnings=artifact.warnings, files=files)
             with engine.open(artifact, job.config) as session:
                 result = _compared(_loaded(result, session), engine, session, model, job)
                 return _timed(result, engine, session, job) if job.is_timed and result.status == OK else result
@@ -281,6 +292,23 @@ def _tried(result: EngineResult, engine: Engine, model: Path, job: _Job) -> Engi
             return replace(result, status=FAILED, reason=_failure(result, engine, error))
         except Exception as error:  # a plug-in may raise anything; the other engines go on
             return replace(result, status=FAILED, reason=f"{type(error).__name__}: {str(error)[:400]}")
+
+
+@contextmanager
+def _folder_for(runtime: str, kept: Path | None) -> Iterator[Path]:
+    """Where an engine's files go: a folder of its name that stays if they shall be kept."""
+    if kept is None:
+        with tempfile.TemporaryDirectory(prefix="shrinkc-validate-") as folder:
+            yield Path(folder)
+        return
+    own = kept / re.sub(r"[^\w.-]", "_", runtime)
+    try:
+        own.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RecipeError("files cannot be kept there", where=str(own), because=error.strerror or str(error)) from error
+    yield own
+    if not any(own.iterdir()):
+        own.rmdir()  # engines that load ONNX itself convert nothing
 
 
 def _timed(result: EngineResult, engine: Engine, session: EngineSession, job: _Job) -> EngineResult:

@@ -116,8 +116,9 @@ class Model:
         self._outputs: list[Any] = []
 
     def effective(self) -> Fields:
-        """Provider and version."""
-        return {"version": ort.__version__, "provider": self._session.get_providers()[0], "precision": "float32"}
+        """Provider, version, and the type that the provider was told to compute in."""
+        precision = self._request["details"].get("precision", "float32")
+        return {"version": ort.__version__, "provider": self._session.get_providers()[0], "precision": precision}
 
     def bind(self, inputs: Arrays) -> None:
         """Arrays for the next run."""

@@ -44,7 +44,7 @@ class Model:
         self._found: dict[str, torch.Tensor] = {}
 
     def effective(self) -> Fields:
-        """Device and type; matrix products in TF32 are left off, as torch has it."""
+        """Device and type."""
         is_card = self._device.type == "cuda"
         return {
             "version": torch.__version__,

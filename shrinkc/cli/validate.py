@@ -39,6 +39,7 @@ ON_ARM64 = ("arm64:ncnn", "arm64:mnn")
     help="Type the runtimes shall compute in.",
 )
 @click.option("--time", "is_timed", is_flag=True, help="Also time both models, in turns, wherever the numbers are right.")
+@click.option("--keep", metavar="FOLDER", help="Keep what each runtime's converter made of COMPRESSED: .ort, .mnn, engines, …")
 @click.option("--threads", type=click.IntRange(1), default=1, show_default=True)
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of made-up inputs.")
 @output_options
@@ -53,6 +54,7 @@ def validate(
     input_shapes: tuple[tuple[str, tuple[int, ...]], ...],
     precision: str,
     is_timed: bool,
+    keep: str | None,
     threads: int,
     seed: int,
     quiet: bool,
@@ -84,6 +86,7 @@ def validate(
         threads=threads,
         seed=seed,
         is_timed=is_timed,
+        keep=keep,
         progress=progress,
     )
     _print(found, quiet, as_json)

@@ -45,6 +45,8 @@ class EngineResult:
         Whether the original fares better, where the compressed model failed.
     warnings : tuple of str
         Of its converter.
+    files : tuple of str
+        What it loads, by name, and what lies beside.
     latency : Comparison or None
         Original and compressed model in turns on the engine, where that was asked for and means something.
     latency_note : str
@@ -67,6 +69,7 @@ class EngineResult:
     support: SupportReport | None = None
     original: str = ""
     warnings: tuple[str, ...] = ()
+    files: tuple[str, ...] = ()
     latency: Comparison | None = None
     latency_note: str = ""
 

@@ -5,9 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from shrinkc.runtimes.isolation import child_variables
+from shrinkc.runtimes.onnxruntime_gpu import OnnxRuntimeTensorRt
 
 import shrinkc
 from shrinkc import registry
+from shrinkc.api import ConvertConfig
 from shrinkc.report.validation import EngineResult
 
 
@@ -30,6 +33,14 @@ def test_engines_of_phones_agree_on_the_instruction_set_of_phones(engine: str, d
     result = validated(f"arm64:{engine}", demo)
     assert (result.status, result.level, result.place) == ("ok", "validated", "arm64 emulated"), result.reason
     assert result.own[0].relative < 1e-4
+
+
+def test_a_provider_that_chooses_its_precision_says_which_and_float32_is_never_tf32() -> None:
+    """Both are settings that a card would heed; none has run here."""
+    assert OnnxRuntimeTensorRt().details(ConvertConfig("float16"))["precision"] == "float16"
+    assert OnnxRuntimeTensorRt().provider_options(ConvertConfig("float16")) == {"trt_fp16_enable": "True"}
+    assert OnnxRuntimeTensorRt().details(ConvertConfig())["precision"] == "float32"
+    assert child_variables(1)["NVIDIA_TF32_OVERRIDE"] == "0"
 
 
 @pytest.mark.engines
@@ -67,8 +78,7 @@ def test_the_real_wheel_without_a_card_is_not_run_rather_than_run_on_the_process
 @pytest.mark.gpu
 @pytest.mark.parametrize("name", ["onnxruntime-cuda", "onnxruntime-tensorrt", "tensorrt", "tensorrt-rtx", "torch-cuda"])
 def test_engines_on_a_card_agree_with_onnxruntime(name: str, demo: Path) -> None:
-    """TF32 in matrix products and convolutions is within float16's tolerance, not float32's."""
+    """In float32's own tolerance: no engine is left to compute in TF32."""
     result = validated(name, demo)
-    assert result.status != "not run", result.reason
-    assert result.own, result.reason
-    assert result.own[0].relative < 2e-2
+    assert result.status == "ok", result.reason
+    assert result.precision == "float32"

@@ -7,15 +7,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
+import onnxruntime as ort
 import pytest
 from models import engines as fakes
 from shrinkc.runtimes.isolation import Here
 
 import shrinkc
-from shrinkc import bfloat16, registry, tolerances
+from shrinkc import bfloat16, doctor, registry, tolerances
 from shrinkc import ir as shrinkc_ir
 from shrinkc.comparing import Difference
+from shrinkc.errors import RecipeError
 from shrinkc.latency import probe
 from shrinkc.report.validation import EngineResult
 
@@ -37,7 +40,6 @@ net (float[N,3,8,8] x) => (float[N,6] y)
 
 @pytest.fixture
 def model(tmp_path: Path) -> Path:
-    import numpy as np
     from onnx import numpy_helper
 
     parsed = onnx.parser.parse_model(MODEL)
@@ -109,6 +111,50 @@ def test_a_missing_engine_is_not_run_and_says_how_to_get_it(
     (result,) = on(engine)
     assert (result.status, result.level) == ("not run", "not run")
     assert result.reason == "not installed: no_such_engine; pip install numpy"
+
+
+def test_an_engine_whose_probe_fails_is_a_row_and_the_rest_goes_on(
+    on: Callable[..., tuple[EngineResult, ...]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing() -> None:
+        raise OSError("libengine.so: cannot open shared object file")
+
+    engine = fakes.onnx_engine(tmp_path, fakes.HEALTHY, "a-failing")
+    monkeypatch.setattr(engine, "probe", failing)
+    broken, healthy = on(engine, fakes.onnx_engine(tmp_path, fakes.HEALTHY, "b-healthy"))
+    assert (broken.status, healthy.status) == ("not run", "ok")
+    assert broken.reason == "its probe failed: OSError: libengine.so: cannot open shared object file"
+    (finding, _) = doctor.examine().findings
+    assert finding.probe.reason == broken.reason
+
+
+def test_what_converters_make_is_kept_where_asked_for(model: Path, tmp_path: Path) -> None:
+    """A phone's file that runs, and the operators that a small build of onnxruntime must have for it."""
+    names = ("onnxruntime-mobile", "onnxruntime-cpu")
+    mobile, plain = shrinkc.validate(model, model, runtimes=names, n_inputs=1, keep=tmp_path / "kept").results
+    assert (mobile.status, plain.status) == ("ok", "ok")
+    assert [path.name for path in (tmp_path / "kept").iterdir()] == ["onnxruntime-mobile"]  # the other loads ONNX itself
+    folder = tmp_path / "kept" / "onnxruntime-mobile"
+    assert {path.name for path in folder.iterdir()} >= set(mobile.files)
+    image = np.random.default_rng(1).standard_normal((1, 3, 8, 8)).astype(np.float32)
+    found, wanted = (
+        ort.InferenceSession(str(path), providers=["CPUExecutionProvider"]).run(None, {"x": image})[0]
+        for path in (folder / "model.ort", model)
+    )
+    np.testing.assert_allclose(found, wanted, rtol=1e-5)
+    (config,) = folder.glob("*.config")
+    operators = {name for line in config.read_text().splitlines() if ";" in line for name in line.split(";")[2].split(",")}
+    assert {"GlobalAveragePool", "Flatten", "MatMul", "Sigmoid"} <= operators
+    assert mobile.support is not None
+    assert "NNAPI" in mobile.support.note
+
+
+def test_a_list_without_a_runtime_is_refused(model: Path, tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="no runtime is named"):
+        shrinkc.validate(model, model, runtimes=())
+    (tmp_path / "file").touch()
+    with pytest.raises(RecipeError, match="cannot be kept there"):
+        shrinkc.validate(model, model, runtimes=("onnxruntime-cpu",), n_inputs=1, keep=tmp_path / "file")
 
 
 def test_only_engines_with_right_numbers_and_a_real_processor_are_timed(
