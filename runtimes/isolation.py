@@ -20,6 +20,7 @@ from typing import Any, BinaryIO, Protocol, cast
 from numpy.typing import NDArray
 from shrinkc.runtimes import agent
 
+from shrinkc.engines import THIS_MACHINE
 from shrinkc.errors import BuildError, RuntimeUnavailable
 
 AGENT = Path(__file__).with_name("agent.py")
@@ -88,7 +89,7 @@ class Here:
     """
 
     python: tuple[str, ...] = (sys.executable,)
-    name: str = "this machine"
+    name: str = THIS_MACHINE
     variables: Mapping[str, str] = field(default_factory=dict)
     can_be_timed: bool = True
     is_here: bool = True

@@ -17,6 +17,9 @@ from numpy.typing import NDArray
 
 from shrinkc.signature import Signature
 
+THIS_MACHINE = "this machine"
+"""What reports call the place where shrinkc itself runs."""
+
 LEVELS = ("not run", "converted", "loaded", "validated", "timed")
 """What can be reached, in order; ``not run`` always comes with a reason."""
 
@@ -90,7 +93,7 @@ class Effective:
     is_spinning: bool
     device: str = ""
     kernels: tuple[str, ...] = ()
-    place: str = "this machine"
+    place: str = THIS_MACHINE
 
 
 @dataclass(frozen=True)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import os
 import tempfile
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,11 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from shrinkc import recipe_files, registry, target
-from shrinkc.api import ConvertConfig, Engine, EngineSession, LayerTime, Measurement, RunConfig
+from shrinkc.api import ConvertConfig, Effective, Engine, EngineSession, LayerTime, Measurement, RunConfig
+from shrinkc.engines import THIS_MACHINE
 from shrinkc.errors import BuildError, RecipeError, RuntimeUnavailable
 from shrinkc.latency import recording, roofline
+from shrinkc.latency.engine_timing import cpu_threads, machine_of
 from shrinkc.latency.fusions import sources_of
 from shrinkc.latency.roofline import ITEM_BYTES, Roofline
 from shrinkc.log import Progress, Silent
@@ -94,8 +97,9 @@ def profile(
         ]
         with reporter.stage("measuring"):
             _measure(models)
-        line = _roofline(chosen if runtime is None else None, config)
         effective = models[0].session.effective()
+        line = roofline_for(chosen, effective, runtime is not None, config)
+        machine = machine_of(models[0].session)
         profiles = tuple(_profile_of(one, line) for one in models)
     blocks = [block for one in models for block in one.blocks]
     outcome, reason = judged(profiles, blocks)
@@ -112,7 +116,7 @@ def profile(
         reason,
         max(block.load_average for block in blocks),
         line.basis,
-        facts.machine(),
+        machine,
         facts.versions(),
     )
 
@@ -231,10 +235,18 @@ def _bytes(value: ir.Value, shadow: Shadow) -> int:
     return int(np.prod(fact.shape, dtype=np.int64)) * (fact.dtype.itemsize if fact.dtype is not None else 4)  # type: ignore[return-value]
 
 
-def _roofline(chosen: Target | None, config: RunConfig) -> Roofline:
-    """From the target's profile, where it has figures; else from a product and a sum timed here on one thread."""
-    if chosen is not None and chosen.number("bandwidth_gb_s"):
-        return roofline.of_target(chosen)
+def roofline_for(chosen: Target, effective: Effective, is_named: bool, config: RunConfig) -> Roofline:
+    """From the target's profile, where it has figures; else from a product and a sum timed here on one thread.
+
+    A runtime that was named is no part of the target, if it runs on this processor; what runs elsewhere is judged by the
+    target's figures or not at all.
+    """
+    is_here = effective.place == THIS_MACHINE and cpu_threads(effective.provider, 1) > 0
+    if not (is_here and is_named):
+        with suppress(RecipeError):
+            return roofline.of_target(chosen)
+    if not is_here:
+        return Roofline(math.inf, math.inf, basis=f"not known, the profile of {chosen.name} has no figures of a device")
     timer = recording.timer_of(registry.load("runtimes", HOST_RUNTIME)(), RunConfig())
     rates = recording.rates(timer)
     return Roofline(

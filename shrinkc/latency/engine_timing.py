@@ -38,6 +38,17 @@ def cpu_threads(provider: str, threads: int) -> int:
     return threads if "cpu" in provider.lower() or provider in CPU_PROVIDERS else 0
 
 
+def machine_of(session: EngineSession | None) -> Mapping[str, Any]:
+    """Facts of the machine a session runs on: a board's, or this one's.
+
+    Raises
+    ------
+    BuildError
+        The session's process has ended.
+    """
+    return session.machine() if isinstance(session, Reloading) else facts.machine()
+
+
 def least_of(session: EngineSession, feed: Mapping[str, np.ndarray], seconds: float, config: RunConfig) -> float:
     """Seconds of the run that was disturbed least: of the processor at one thread, else of the wall.
 
@@ -104,10 +115,7 @@ class EngineTimer:
         RuntimeUnavailable, BuildError
         """
         made = recording.new_table(runtime, self._version, self._config, self)
-        return replace(made, version=self._version, machine=self._machine())
-
-    def _machine(self) -> Mapping[str, Any]:
-        return self._session.machine() if isinstance(self._session, Reloading) else facts.machine()
+        return replace(made, version=self._version, machine=machine_of(self._session))
 
     def close(self) -> None:
         """End all processes; the next model starts others."""

@@ -11,8 +11,8 @@ import pytest
 from click.testing import CliRunner
 from models.builder import Net
 
-from shrinkc import profiling
-from shrinkc.api import LayerTime, Measurement
+from shrinkc import profiling, target
+from shrinkc.api import Effective, LayerTime, Measurement, RunConfig
 from shrinkc.cli import cli
 from shrinkc.errors import RuntimeUnavailable
 from shrinkc.latency.fusions import plain_name
@@ -109,6 +109,26 @@ def test_decorations_of_a_name_come_off_until_it_is_known() -> None:
 def test_a_board_is_not_profiled_here(saved: Save) -> None:
     with pytest.raises(RuntimeUnavailable, match="another machine"):
         profiling.profile(saved(residual()), target_name="jetson")
+
+
+@pytest.mark.parametrize(
+    ("target_name", "place", "provider", "is_named", "basis"),
+    [
+        ("cpu", "this machine", "CPUExecutionProvider", False, "measured here"),
+        ("jetson", "this machine", "CPUExecutionProvider", True, "measured here"),
+        ("jetson", "board.local", "CUDA", True, "float32_tflops 1.28"),
+        ("jetson", "board.local", "CPUExecutionProvider", True, "float32_tflops 1.28"),
+        ("cpu", "this machine", "CUDAExecutionProvider", True, "not known"),
+        ("cpu", "board.local", "CPUExecutionProvider", True, "not known"),
+    ],
+)
+def test_what_runs_elsewhere_is_not_held_against_this_machine(
+    target_name: str, place: str, provider: str, is_named: bool, basis: str
+) -> None:
+    effective = Effective("any", "1", provider, "float32", 1, False, place=place)
+    line = profiling.roofline_for(target.load(target_name), effective, is_named, RunConfig())
+    assert basis in line.basis
+    assert (line.least(10**9, 10**9) > 0) == (basis != "not known")
 
 
 def test_the_command_prints_writes_and_exits_with_10_if_disturbed(
