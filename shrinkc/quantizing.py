@@ -23,9 +23,12 @@ from shrinkc.latency.probe import Comparison
 from shrinkc.log import Progress, Silent
 from shrinkc.precision import Style
 from shrinkc.report import facts
+from shrinkc.report.validation import OK, EngineResult
 from shrinkc.searching import drop_of
+from shrinkc.timing import engine_here
 from shrinkc.tolerances import INT8, TOLERANCES
 from shrinkc.trials import Trial
+from shrinkc.validating import validated_on
 
 SCHEMA = "shrinkc.quantization/1"
 
@@ -73,13 +76,17 @@ class Quantized:
     zero_points : tuple of int
         Distinct ones of the Q/DQ nodes.
     latency : Comparison or None
-        Against the original, on onnxruntime's CPU provider; None where that does not run the file.
+        Against the original, on ``latency_runtime``; None where that does not run the file.
     islands : tuple of str
         Operators that stay in float32 as ONNX defines them for no bfloat16.
     trials : tuple of Trial
         Engines that were tried on a file in bfloat16.
     verdict : Verdict
         What the quality comes to.
+    latency_runtime : str
+        The target's engine if it is here and computes the file right, else onnxruntime's CPU provider.
+    engine : EngineResult or None
+        What the target's engine made of the file, where that is another one, and here.
     """
 
     model: str
@@ -100,6 +107,8 @@ class Quantized:
     islands: tuple[str, ...] = ()
     trials: tuple[Trial, ...] = ()
     verdict: Verdict | None = None
+    latency_runtime: str = CHECK_RUNTIME
+    engine: EngineResult | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Plain data, schema first."""
@@ -160,7 +169,9 @@ def quantize(
         quality = evidence_quality.measure(before, after, evaluation, evidence_data.fixed_batch(loaded) or QUALITY_BATCH)
     feed = evaluation.head(batch)
     proved = () if made.judged is written else _proved(written, feed, after.run(feed), reporter)
-    latency = _latency(runtime, before, written, feed, reporter)
+    there = _there(chosen, runtime, (source, written), feed, reporter)
+    is_there = there is not None and there.latency is not None
+    latency = there.latency if there is not None and is_there else _latency(runtime, before, written, feed, reporter)
     result = Quantized(
         source.name,
         sha256(source),
@@ -174,12 +185,14 @@ def quantize(
         written.stat().st_size,
         quality,
         latency,
-        _notes(chosen, latency, proved),
+        _notes(chosen, latency, there, proved),
         facts.machine(),
         facts.versions(),
         made.islands,
         proved,
         verdict(to, quality, max_drop),
+        chosen.runtime if is_there else CHECK_RUNTIME,
+        there,
     )
     return _judged(result, max_drop)
 
@@ -228,6 +241,20 @@ def _proved(written: Path, feed: Mapping[str, Any], expected: Mapping[str, Any],
     return found
 
 
+def _there(
+    chosen: target.Target,
+    runtime: RuntimeAdapter,
+    files: tuple[Path, Path],
+    feed: Mapping[str, Any],
+    progress: Progress,
+) -> EngineResult | None:
+    """What the target's engine makes of the file, with times if it is right; None where the target is another machine."""
+    engine = engine_here(chosen, runtime)
+    if engine is None:
+        return None
+    return validated_on(engine, *files, [feed], RunConfig(), progress, is_real=True, is_timed=True)
+
+
 def _latency(
     runtime: RuntimeAdapter, before: Session, written: Path, feed: Mapping[str, Any], progress: Progress
 ) -> Comparison | None:
@@ -240,12 +267,25 @@ def _latency(
         return probe.compare(before, after, feed, 1)
 
 
-def _notes(chosen: target.Target, latency: Comparison | None, found: tuple[Trial, ...]) -> tuple[str, ...]:
+def _notes(
+    chosen: target.Target, latency: Comparison | None, there: EngineResult | None, found: tuple[Trial, ...]
+) -> tuple[str, ...]:
     notes = [] if latency is not None else [NOT_TIMED]
     notes += [_sentence(trial) for trial in found]
-    if latency is not None and not (chosen.is_here and chosen.runtime == CHECK_RUNTIME):
+    if there is not None:
+        notes.append(_told(there))
+    elif latency is not None and not (chosen.is_here and chosen.runtime == CHECK_RUNTIME):
         notes.append(NOT_THERE)
     return (*notes, *([ELSEWHERE] if found else []))
+
+
+def _told(there: EngineResult) -> str:
+    who = f"{there.runtime} {there.version}"
+    if there.status != OK:
+        return f"{who}: {there.reason}; times are of onnxruntime's CPU provider"
+    off = max(one.relative for one in there.own)
+    said = f"{who}: runs it, off by {off:.1e} of the largest value"
+    return f"{said}; it is what was timed" if there.latency is not None else f"{said}; {there.latency_note}"
 
 
 def _sentence(trial: Trial) -> str:

@@ -81,9 +81,9 @@ def _show(found: Quantized) -> None:
         within = "within" if found.verdict.is_within else "OUTSIDE"
         click.echo(f"  {within} the tolerance of {found.precision}: {found.verdict.sentence}")
     if latency is not None:
-        marked = " (contended)" if latency.is_contended else ""
-        wall = f"{seconds(latency.before.wall_median_s)} to {seconds(latency.after.wall_median_s)}"
-        click.echo(f"  latency{marked}  {wall}, {latency.fair_speedup:.2f}x speed")
+        marked = ", by CPU time as others had the processor" if latency.is_contended else ""
+        times = f"{seconds(latency.fair_seconds * latency.fair_speedup)} to {seconds(latency.fair_seconds)}"
+        click.echo(f"  latency    {times}, {latency.fair_speedup:.2f}x speed on {found.latency_runtime}{marked}")
         if latency.fair_speedup < 1:
             click.echo("  SLOWER than the original on this machine")
     if found.islands:

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
+from click.testing import CliRunner
 from models.builder import Net
 
+from shrinkc import registry
+from shrinkc.cli import cli
 from shrinkc.errors import CalibrationError, GateError, RecipeError
 from shrinkc.evidence.quality import OutputAgreement, Quality
+from shrinkc.latency import probe
 from shrinkc.quantizing import Quantized, quantize, verdict
+
+UNITS = {"us": 1e-6, "ms": 1e-3, "s": 1.0}
 
 
 @pytest.fixture(scope="module")
@@ -44,6 +51,24 @@ def test_weights_take_a_quarter_and_the_style_is_the_runtimes(folder: Path) -> N
     assert here.verdict == verdict("int8", here.quality)
     assert here.quality.agreement[0].cosine > 0.99
     assert (here.notes, len(there.notes)) == ((), 1)
+
+
+def test_the_targets_own_engine_judges_and_times_where_it_is_here(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("WARMUP_S", "BLOCK_S"):
+        monkeypatch.setattr(probe, name, 0.01)
+    if not registry.built("runtimes", "openvino").probe().is_available:
+        pytest.skip("openvino is not here")
+    found = run(folder, target_name="openvino-cpu")
+    assert found.engine is not None
+    assert (found.engine.level, found.latency_runtime) == ("timed", "openvino")
+    assert "it is what was timed" in found.notes[0]
+    files = [str(folder / name) for name in ("model.onnx", "samples.npz", "shown.onnx")]
+    shown = CliRunner().invoke(cli, ["quantize", files[0], "--target", "openvino-cpu", "--data", files[1], "-o", files[2]])
+    assert shown.exit_code == 0, shown.output
+    line = re.search(r"latency +([\d.]+) (\w+) to ([\d.]+) (\w+), ([\d.]+)x speed on openvino", shown.output)
+    assert line is not None, shown.output
+    before, after = float(line[1]) * UNITS[line[2]], float(line[3]) * UNITS[line[4]]
+    assert before / after == pytest.approx(float(line[5]), rel=0.05)
 
 
 def test_halves_are_nearer_than_bytes(folder: Path) -> None:
