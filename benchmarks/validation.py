@@ -101,8 +101,10 @@ def row(result: EngineResult) -> dict[str, Any]:
     """What the table needs of a result, and what one would ask next."""
     kept = ("runtime", "version", "status", "level", "reason", "place", "provider", "precision", "size_bytes", "tolerance")
     refused = None if result.support is None else len(result.support.refused())
+    judged = 0 if result.support is None else len(result.support.verdicts)
     own = asdict(worst(result.own)) if result.own else None
-    return {**{name: getattr(result, name) for name in kept}, "own": own, "refused_nodes": refused, "warnings": result.warnings}
+    nodes = {"judged_nodes": judged, "refused_nodes": refused}
+    return {**{name: getattr(result, name) for name in kept}, "own": own, **nodes, "warnings": result.warnings}
 
 
 def main() -> None:

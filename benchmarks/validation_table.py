@@ -32,14 +32,15 @@ def named(rows: Sequence[Row]) -> str:
 
 
 def cell(row: Row | None) -> str:
-    """Its error where its numbers are right, else how far it came."""
+    """Its error where its numbers are right, else how far it came and what its checker says of the nodes."""
     if row is None:
         return "not tried"
     if row["status"] == "ok":
         return f"{row['own']['relative']:.0e}" if row["own"]["relative"] else "0"
     if row["status"] == "failed":
         return f"**fails: {BROKE_AT[row['level']]}**"
-    return "not run"
+    judged = row.get("judged_nodes", 0)
+    return f"not run; parser takes {judged - row['refused_nodes']}/{judged} nodes" if judged else "not run"
 
 
 def remark(rows: Sequence[Row]) -> str:

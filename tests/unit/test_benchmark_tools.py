@@ -272,6 +272,7 @@ def test_the_table_of_runtimes_shows_errors_and_says_once_why_there_are_none():
         return {"version": "1", **locals()}
 
     first = [row("a", "ok", error=2.4e-7), row("b", "not run", "not run", reason="no card; get one"), row("c", "ok")]
+    first += [{**row("d", "not run", "converted", reason="no driver"), "judged_nodes": 5, "refused_nodes": 1}]
     second = [row("a", "failed", "converted", reason="it | crashed"), row("b", "not run", "not run", reason="no card")]
     second += [row("arm64:a", "ok", place="arm64 emulated")]
     models = {name: {"title": name, "macs_left": 0.5, "results": rows} for name, rows in (("m", first), ("n", second))}
@@ -281,6 +282,7 @@ def test_the_table_of_runtimes_shows_errors_and_says_once_why_there_are_none():
         "| a 1 | 2e-07 | **fails: loading** | it / crashed |",
         "| b 1 | not run | not run | no card |",
         "| c 1 | 0 | not tried |  |",
+        "| d 1 | not run; parser takes 4/5 nodes | not tried | no driver |",
         "| a 1, arm64 emulated | not tried | 0 |  |",
     ]
 
