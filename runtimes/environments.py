@@ -20,9 +20,12 @@ class InEnvironment(IsolatedEngine):
     ----------
     variable : str
         Names the Python of the environment: ``/path/to/venv/bin/python``.
+    home : str
+        What sort of environment it needs.
     """
 
     variable: ClassVar[str]
+    home: ClassVar[str] = "an environment of its own"
 
     def __init__(self, place: Place | None = None) -> None:
         super().__init__(place or interpreter(self.variable) or HERE)
@@ -32,12 +35,13 @@ class InEnvironment(IsolatedEngine):
         python = os.environ.get(self.variable)
         if not python:
             found = super().probe()
-            hint = f"{self.hint}, in an environment of its own; then export {self.variable}=ITS_PYTHON"
+            hint = f"{self.hint}, in {self.home}; then export {self.variable}=ITS_PYTHON"
             return found if found.is_available else Probe(False, reason=found.reason, hint=hint)
         if not Path(python).is_file():
-            return Probe(False, reason=f"{self.variable} names no file: {python}", hint=self.hint)
+            return Probe(False, reason=f"{self.variable} names no file: {python}", hint=f"export {self.variable}=ITS_PYTHON")
         if not self.version():
-            return Probe(False, reason=f"{self.distributions[0]} is not in the environment of {python}", hint=self.hint)
+            reason = f"{self.distributions[0]} is not in the environment of {python}"
+            return Probe(False, reason=reason, hint=f"{python} -m {self.hint}")
         return Probe(True, version=self.version(), devices=self.devices())
 
     def version(self) -> str:

@@ -25,8 +25,9 @@ class LiteRt(InEnvironment):
     backend = BACKENDS / "litert_backend.py"
     distributions = ("onnx2tf",)
     modules = ("onnx2tf", "ai_edge_litert")
-    hint = "python3.12 -m pip install onnx2tf"
+    hint = "pip install onnx2tf"
     variable = "SHRINKC_LITERT"
+    home = "an environment of its own with Python 3.12"
 
     def __init__(self, place: Place | None = None) -> None:
         super().__init__(place or (HERE if is_importable("ai_edge_litert") else None))

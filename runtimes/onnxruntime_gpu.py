@@ -36,7 +36,7 @@ class OnnxRuntimeGpu(InEnvironment, OnnxEngine):
         """Whether the package is installed; whether there is a card shows when a model is loaded."""
         found = super().probe()
         if found.is_available and not self.version():
-            hint = f"{self.hint}, in an environment of its own; then export {self.variable}=ITS_PYTHON"
+            hint = f"{self.hint}, in {self.home}; then export {self.variable}=ITS_PYTHON"
             return Probe(False, reason="not installed: onnxruntime-gpu (onnxruntime is, for the CPU)", hint=hint)
         return found
 

@@ -18,7 +18,7 @@ class TensorRt(TensorRtFamily):
     name = "tensorrt"
     distributions = ("tensorrt", "tensorrt_cu13", "tensorrt_cu12")
     modules = ("tensorrt", "cuda.bindings")
-    hint = "NVIDIA's tensorrt (JetPack has it, or NVIDIA's package index) and pip install cuda-bindings"
+    hint = "pip install tensorrt cuda-bindings (JetPack has tensorrt; elsewhere pip fetches it from NVIDIA's own index)"
 
     def probe(self) -> Probe:
         """Whether the package is installed and there is a driver; on a board, that shows when it is used."""

@@ -46,7 +46,7 @@ class TorchCuda(Torch):
     def probe(self) -> Probe:
         """Whether torch is installed and there is a driver."""
         found, missing = super().probe(), processor.missing_cuda_driver()
-        return Probe(False, found.version, missing) if found.is_available and missing else found
+        return Probe(False, found.version, missing, "install NVIDIA's driver") if found.is_available and missing else found
 
     def devices(self) -> tuple[str, ...]:
         """The card."""

@@ -242,7 +242,7 @@ def verdict(path: Path) -> str:
         return f"not checked: {error.message}: {error.because}"
     refused = [f"{one.node} ({one.op_type}): {one.reason}" for one in found.refused()]
     said = f"refuses {len(refused)} nodes: {'; '.join(refused[:5])}" if refused else "takes every node"
-    return f"the parser of {found.checker} {found.version} {said}; the board's TensorRT may differ"
+    return f"the {found.checker} {found.version} {said}; the board's TensorRT may differ"
 
 
 def _write_reference(path: Path, output: Path, runtime: RuntimeAdapter, feed: Mapping[str, NDArray[Any]]) -> None:

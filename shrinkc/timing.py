@@ -15,6 +15,7 @@ import numpy as np
 
 from shrinkc import registry, shapes
 from shrinkc.api import Engine, RunConfig, RuntimeAdapter
+from shrinkc.engines import probe_of
 from shrinkc.errors import RecipeError
 from shrinkc.feeding import random_input
 from shrinkc.latency import recording, roofline
@@ -95,9 +96,21 @@ def timed(
     stopwatch = stopwatch_here(target, runtime, config)
     if stopwatch is not None:
         return _measured(opened, stopwatch, sources.cache, progress)
-    estimate = roofline.of_target(target)
+    estimate = _estimate(target)
     detail = f"roofline of {target.name}: {estimate.basis}"
     return Timed(forecast(opened.analysis, estimate), ESTIMATED, detail)
+
+
+def _estimate(target: Target) -> roofline.Roofline:
+    """Roofline of a target whose runtime is not here; what is to be done if it has none depends on where it should be."""
+    try:
+        return roofline.of_target(target)
+    except RecipeError as error:
+        if not target.is_here:
+            raise
+        missing = probe_of(registry.built("runtimes", target.runtime))
+        because = f"{target.runtime} is not here ({missing.reason}), and the profile has no figures to estimate from"
+        raise RecipeError(error.message, where=error.where, because=because, hint=missing.hint) from error
 
 
 def stopwatch_here(target: Target, runtime: RuntimeAdapter, config: RunConfig) -> Stopwatch[Any] | None:

@@ -114,6 +114,16 @@ def own_target(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str
     return made
 
 
+def test_a_budget_of_time_without_the_targets_engine_says_how_to_get_it(
+    saved: Save, tmp_path: Path, own_target: Callable[[str], str]
+) -> None:
+    chosen = own_target(HEALTHY)
+    type(registry.built("runtimes", "fake")).modules = ("no_such_engine",)
+    with pytest.raises(RecipeError, match=r"fake is not here \(not installed: no_such_engine\)") as caught:
+        shrinkc.compress(saved(product()), output=tmp_path / "o.onnx", latency="60%", target=chosen, verify=False)
+    assert caught.value.hint == registry.built("runtimes", "fake").probe().hint
+
+
 def test_a_target_whose_engine_is_here_is_timed_on_it_layers_and_whole_model(
     saved: Save, tmp_path: Path, own_target: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
