@@ -134,13 +134,19 @@ def _plan_within_size(run: Run, recipe: Recipe, evidence: Evidence | None, plan:
     )
 
 
-def check_not_empty(chosen: Plan, analysis: Analysis) -> None:
-    """Refuse a plan that changes nothing.
+def check_not_empty(chosen: Plan, analysis: Analysis, recipe: Recipe) -> None:
+    """Refuse a plan that changes nothing, where no factors were merged either.
 
     Raises
     ------
     BudgetError
     """
+    if chosen.changes_nothing and recipe.merge_factors:
+        raise BudgetError(
+            "no factors were merged, and nothing was removed",
+            because="there is no pair of linear layers in a row that is better off as one",
+            hint="give a budget, or leave --merge-factors out",
+        )
     if chosen.changes_nothing:
         raise BudgetError(
             "the plan removes nothing",

@@ -36,6 +36,13 @@ def scope_of(recipe: Recipe, only: frozenset[str] | None = None) -> Scope:
     wants_bytes = recipe.params is not None or recipe.size is not None
     built: list[Form] = [registry.built("rewrites", name) for name in names]
     forms = tuple(form for form in built if form.saves_time or wants_bytes)
+    if recipe.forms is not None and len(forms) < len(built):
+        raise RecipeError(
+            "would have no effect",
+            where=f"--forms {', '.join(form.name for form in built if form not in forms)}",
+            because="it saves neither MACs nor time",
+            hint="give --params or --size",
+        )
     factorization: Factorization = registry.built("factorizations", recipe.factorization)
     return Scope(forms, factorization, recipe.round_to, recipe.exclude, recipe.include, only)
 

@@ -174,7 +174,7 @@ def compress(
         else:
             chosen = Planned(planning.replayed(saved, opened.analysis, opened.sha256, str(plan)), {})
         if not opened.merged:
-            check_not_empty(chosen.plan, opened.analysis)
+            check_not_empty(chosen.plan, opened.analysis, recipe)
         if dry_run:
             write_text(artifacts.plan or artifacts.beside(".plan.json"), plans.dumps(chosen.plan))
             write_recipe(recipe, artifacts)

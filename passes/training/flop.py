@@ -23,6 +23,8 @@ from typing import Any, ClassVar
 import onnx_ir as ir
 import torch
 
+from shrinkc.analysis.cost import Cost
+from shrinkc.budget import parse
 from shrinkc.errors import BudgetError, RecipeError
 from shrinkc.open_factors import OpenLayer, OpenModel
 from shrinkc.rank_gates import Gates, Size
@@ -161,6 +163,8 @@ class Flop:
         Share of the quantity that shall be left of the whole model.
     quantity : str
         ``macs`` or ``parameters``.
+    macs : str
+        Budget of MACs, ``50%`` or absolute, in the place of both.
     ramp : float
         Share of the gates' phase in which the target falls from 1.
     settling : float
@@ -182,6 +186,7 @@ class Flop:
 
     target: float = 0.5
     quantity: str = "macs"
+    macs: str = ""
     ramp: float = 0.5
     settling: float = 0.3
     initial: float = 0.05
@@ -206,6 +211,20 @@ class Flop:
             raise RecipeError("must be more than 0", where="temperature, gate_rate, multiplier_rate, most_squared")
         if self.quantity not in LABELS:
             raise RecipeError("no such quantity", where=self.quantity, hint=f"known: {', '.join(LABELS)}")
+        if self.macs and (self.quantity != "macs" or self.target != Flop.target):
+            raise RecipeError("two answers to how much goes", where="macs, target, quantity", hint="give one of them")
+        if self.macs:
+            parse("macs", self.macs)
+
+    def of(self, cost: Cost) -> Flop:
+        """The same with a budget of MACs as a target, for a model that costs so much.
+
+        Raises
+        ------
+        RecipeError
+            The budget is no less than the model takes.
+        """
+        return replace(self, macs="", target=parse("macs", self.macs).limit(cost) / cost.macs) if self.macs else self
 
     def rewritten(self, lesson: Lesson) -> Gated:
         """See :class:`shrinkc.training.interfaces.Rewriting`.
@@ -220,14 +239,15 @@ class Flop:
         opened = OpenModel.of(lesson.student, lesson.data, lesson.runtime, self.exclude)
         if not opened.layers:
             raise RecipeError("no layer of the model can be factorised", where=self.name)
-        size = Size(opened.layers, self.quantity, getattr(opened.before, self.quantity))
-        if size.least > self.target:
+        options = self.of(opened.before)
+        size = Size(opened.layers, options.quantity, getattr(opened.before, options.quantity))
+        if size.least > options.target:
             raise BudgetError(
                 "the target is out of reach",
-                where=f"target = {self.target}",
-                because=f"{size.least:.1%} of the {self.quantity} stay with one component a layer",
+                where=f"target = {options.target:.3g}",
+                because=f"{size.least:.1%} of the {options.quantity} stay with one component a layer",
             )
-        return Gated(replace(lesson, student=opened.model, given=lesson.given or lesson.student), self, size, opened)
+        return Gated(replace(lesson, student=opened.model, given=lesson.given or lesson.student), options, size, opened)
 
 
 @dataclass(frozen=True, eq=False)

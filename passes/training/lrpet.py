@@ -332,7 +332,9 @@ class Lrpet:
         if not 0 <= self.remove < 1 or not 0 <= self.reduction < 1 or self.every < 0 or self.trials < 1:
             raise RecipeError("out of range", where="remove, reduction, every, trials")
         if self.macs and self.remove:
-            raise RecipeError("two answers to how much goes", where="macs, remove", hint="give one of them")
+            raise RecipeError(
+                "two answers to how much goes", where="macs, remove", hint="give one of them, or `--set remove=0`"
+            )
         if (self.choice == "manual") != bool(self.ranks):
             raise RecipeError("ranks by name go together with the manual choice", where="choice, ranks")
         if self.choice == "manual" and (self.macs or self.remove):

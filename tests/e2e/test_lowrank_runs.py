@@ -183,7 +183,8 @@ def test_a_budget_out_of_reach_names_what_stays_whole(folder: Path, tmp_path: Pa
         (["--method", "lowrank", "--prune-ratio", "0.5"], "no effect"),
         (["--method", "lowrank", "--factorization", "none-such"], "no factorization of that name"),
         (["--method", "lowrank", "--forms", "pointwise,none-such"], "no rewrite of that name"),
-        (["--method", "auto", "--allocator", "preset:thinet-vgg16-30"], ""),
+        (["--method", "auto", "--allocator", "preset:he-vgg16-5x"], "prescribes widths"),
+        (["--method", "lowrank", "--forms", "matrix,embedding", "--macs", "60%"], "saves neither MACs nor time"),
     ],
 )
 def test_settings_without_effect_are_refused(folder: Path, options: list[str], message: str) -> None:

@@ -102,6 +102,16 @@ def gated(folder: Path, **options: object) -> tuple[Gated, Context]:
     return work, context(work.lesson)
 
 
+def test_a_budget_of_macs_is_a_target(tmp_path: Path) -> None:
+    whole = gated(tmp_path)[0].size.total
+    assert gated(tmp_path, macs="40%")[0].options.target == pytest.approx(0.4)
+    assert gated(tmp_path, macs=str(int(0.7 * whole)))[0].options.target == pytest.approx(0.7, abs=1e-3)
+    with pytest.raises(RecipeError, match="two answers"):
+        Flop(macs="40%", quantity="parameters")
+    with pytest.raises(RecipeError, match="removes nothing"):
+        Flop(macs="100%")
+
+
 def test_multipliers_ascend_by_the_excess_and_gates_descend_against_it(tmp_path: Path) -> None:
     work, made = gated(tmp_path, target=0.4, ramp=0.01)
     gates = Gates(work.size.layers, HardConcrete(), 0.0, 0, "cpu")

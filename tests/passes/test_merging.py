@@ -11,6 +11,7 @@ import shrinkc
 from shrinkc import ir as shrinkc_ir
 from shrinkc import registry
 from shrinkc.api import RunConfig
+from shrinkc.errors import BudgetError
 from shrinkc.merging import by_work, merge_factors, pairs_in
 from shrinkc.shapes import Shadow, input_shapes
 
@@ -98,3 +99,11 @@ def test_the_command_merges_and_does_nothing_else_unless_a_budget_is_given(tmp_p
     assert any("put back together: 1 pairs" in note for note in report.notes)
     assert report.after.macs == report.before.macs
     assert report.after.size_bytes < path.stat().st_size
+
+
+def test_where_no_pair_is_better_off_whole_the_command_says_so(tmp_path: Path) -> None:
+    net = Net()
+    net.input("x", ["n", 6, 9, 8])
+    net.output(net.relu(net.conv("x", 6, 8)))
+    with pytest.raises(BudgetError, match="no factors were merged"):
+        shrinkc.compress(net.save(tmp_path / "m.onnx"), output=tmp_path / "o.onnx", merge_factors=True, measure_latency=False)
