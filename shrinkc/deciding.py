@@ -26,6 +26,9 @@ SIZE_TRIES = 4
 """How often a plan is made again because the written file is larger than its tensors suggested."""
 
 
+UNTIMED = "No layer was timed: what is factorised was chosen by its MACs alone, and may be no faster."
+
+
 def decided(run: Run, gradients: Mapping[str, FloatArray]) -> Planned:
     """The plan that the recipe asks for: looked for by a largest drop, paced by a budget of time, or made at once.
 
@@ -99,7 +102,8 @@ def _planned(run: Run, recipe: Recipe, evidence: Evidence | None) -> Planned:
     def plan_ranks(known: Evidence | None) -> Planned:
         work = run.factorising
         ranks = partial(planning.planned_with_ranks, scored=scored, sensitivity=work.sensitivity, times=work.predicted)
-        return work.planned(lambda found: _plan_within_size(run, recipe, known, partial(ranks, found=found)))
+        chosen = work.planned(lambda found: _plan_within_size(run, recipe, known, partial(ranks, found=found)))
+        return chosen if work.knows_times else replace(chosen, notes=(*chosen.notes, UNTIMED))
 
     return planned_in_turns(
         run.opened,

@@ -100,6 +100,11 @@ class Factorising:
         """Predicted times of layers, whole and factorised."""
         return self.priced[0]
 
+    @property
+    def knows_times(self) -> bool:
+        """Whether layers are measured by themselves or priced by a table or a roofline."""
+        return self.times is not None or self.timed is not None
+
     @cached_property
     def promising(self) -> Found:
         """What was found, without what the source of times knows nothing of."""

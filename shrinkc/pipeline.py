@@ -31,7 +31,7 @@ from shrinkc.opening import Opened, loaded, open_model
 from shrinkc.pacing import missed
 from shrinkc.plan import Plan
 from shrinkc.planning import Planned
-from shrinkc.recipe import Recipe
+from shrinkc.recipe import CHANNELS, Recipe
 from shrinkc.report.model import Report
 from shrinkc.reporting import carried_out, predicted, write_recipe, written
 from shrinkc.run import Run
@@ -189,10 +189,11 @@ def _gradients(run: Run, samples: Data) -> Mapping[str, FloatArray]:
 def _timed(
     opened: Opened, recipe: Recipe, runtime: RuntimeAdapter, threads: int, tables: timing.Sources, progress: Progress
 ) -> Timed | None:
-    """Times of the layers, where a budget asks for them or a table gives them."""
-    if recipe.latency_budget() is None and tables.table is None:
-        return None
-    return timing.timed(opened, target.load(recipe.target), runtime, RunConfig(threads=threads), tables, progress)
+    """Times of the layers, where a budget asks for them or a table gives them, or what is factorised runs elsewhere."""
+    chosen = target.load(recipe.target)
+    if recipe.latency_budget() is not None or tables.table is not None:
+        return timing.timed(opened, chosen, runtime, RunConfig(threads=threads), tables, progress)
+    return timing.estimated(opened, chosen) if recipe.method != CHANNELS and not chosen.is_here else None
 
 
 def _settings_of(saved: Plan) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import hashlib
 import os
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -96,7 +97,17 @@ def timed(
     stopwatch = stopwatch_here(target, runtime, config)
     if stopwatch is not None:
         return _measured(opened, stopwatch, sources.cache, progress)
-    estimate = _estimate(target)
+    return _by_roofline(opened, target, _estimate(target))
+
+
+def estimated(opened: Opened, target: Target) -> Timed | None:
+    """Forecast by the target's roofline; None where its profile has no figures for one."""
+    with suppress(RecipeError):
+        return _by_roofline(opened, target, roofline.of_target(target))
+    return None
+
+
+def _by_roofline(opened: Opened, target: Target, estimate: roofline.Roofline) -> Timed:
     detail = f"roofline of {target.name}: {estimate.basis}"
     return Timed(forecast(opened.analysis, estimate), ESTIMATED, detail)
 

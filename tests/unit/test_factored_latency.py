@@ -16,7 +16,7 @@ from shrinkc.passes.allocators.lagrangian import Lagrangian
 from shrinkc.passes.lowrank.svd import Svd
 
 import shrinkc
-from shrinkc import devices, layer_timing, pacing, pipeline, recipe_files, registry, target, timing
+from shrinkc import deciding, devices, layer_timing, pacing, pipeline, recipe_files, registry, target, timing
 from shrinkc import ir as shrinkc_ir
 from shrinkc.analysis.cost import CostModel
 from shrinkc.analysis.groups import Analysis, analyse
@@ -108,6 +108,23 @@ def test_what_a_plan_is_predicted_to_take_is_what_the_built_model_is_predicted_t
     assert after <= 0.8 * before
     done = [row for row in report.factors if not row.reason]
     assert before - after == pytest.approx(sum(row.predicted_before_s - row.predicted_after_s for row in done))
+
+
+@pytest.mark.parametrize(("target_name", "is_estimated"), [("orin-nano", True), ("android-arm64", False), ("cpu", False)])
+def test_what_is_factorised_for_a_board_is_held_against_its_roofline_or_the_report_says_that_nothing_was(
+    tmp_path: Path, target_name: str, is_estimated: bool
+) -> None:
+    onnx.save(small_recogniser(), str(tmp_path / "m.onnx"))
+    report = shrinkc.compress(
+        tmp_path / "m.onnx", output=tmp_path / "o.onnx", method="lowrank", macs="80%", target=target_name,
+        round_to=1, verify=False, measure_latency=False,
+    )  # fmt: skip
+    assert (deciding.UNTIMED in report.notes) != is_estimated
+    done = [row for row in report.factors if not row.reason]
+    assert done
+    for row in done:
+        assert (row.predicted_after_s is not None) == is_estimated
+        assert row.predicted_after_s is None or row.predicted_after_s < row.predicted_before_s
 
 
 @pytest.mark.parametrize("quantity", ["latency_s", "macs"])
