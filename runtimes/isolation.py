@@ -20,7 +20,7 @@ from typing import Any, BinaryIO, Protocol, cast
 from numpy.typing import NDArray
 from shrinkc.runtimes import agent
 
-from shrinkc.engines import THIS_MACHINE
+from shrinkc.api import THIS_MACHINE
 from shrinkc.errors import BuildError, RuntimeUnavailable
 
 AGENT = Path(__file__).with_name("agent.py")

@@ -15,6 +15,7 @@ from shrinkc.analysis.flow import Role
 from shrinkc.analysis.forming import Group, Member
 from shrinkc.analysis.groups import Analysis
 from shrinkc.engines import (
+    THIS_MACHINE,
     Artifact,
     ArtifactFile,
     Convert,
@@ -477,6 +478,7 @@ class Prescription(Allocator, Protocol):
 
 
 __all__ = [
+    "THIS_MACHINE",
     "API_VERSION",
     "UNTOUCHED",
     "Activity",
