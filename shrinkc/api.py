@@ -478,8 +478,8 @@ class Prescription(Allocator, Protocol):
 
 
 __all__ = [
-    "THIS_MACHINE",
     "API_VERSION",
+    "THIS_MACHINE",
     "UNTOUCHED",
     "Activity",
     "Allocator",
