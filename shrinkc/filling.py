@@ -42,14 +42,19 @@ def filled(
     """
     waiting = [group for group in problem.groups if _gain(found, problem, group) > 0]
     while waiting:
-        trials = {group.name: widened(found, group, _next(found, problem, group)) for group in waiting}
-        # What is too much now is too much later: prices of steps only grow as other groups do.
-        waiting = [group for group in waiting if fits(trials[group.name])]
-        if waiting:
-            best = max(waiting, key=lambda group: _worth(found, trials[group.name], problem, group))
-            found = trials[best.name]
+        best = max(waiting, key=_worth_now(found, problem))
+        trial = widened(found, best, _next(found, problem, best))
+        if fits(trial) and _is_wider(trial, found):
+            found = trial
             waiting = [group for group in waiting if _gain(found, problem, group) > 0]
+        else:  # What is too much now is too much later, as prices of steps only grow; what repairs take back, they take again.
+            waiting.remove(best)
     return found
+
+
+def _is_wider(trial: Keeping, found: Keeping) -> bool:
+    """Whether anything was added: limits of a group, or balances among groups, may undo a step."""
+    return sum(map(len, trial.keep.values())) > sum(map(len, found.keep.values()))
 
 
 def _next(found: Keeping, problem: Problem, group: Group) -> int:
@@ -62,8 +67,14 @@ def _gain(found: Keeping, problem: Problem, group: Group) -> float:
     return float(errors[len(found.keep[group.name])] - errors[_next(found, problem, group)])
 
 
-def _worth(found: Keeping, trial: Keeping, problem: Problem, group: Group) -> tuple[float, float]:
-    """Error saved per price, then error saved."""
-    gain = _gain(found, problem, group)
-    before, after = (problem.price({name: len(kept) for name, kept in one.keep.items()}) for one in (found, trial))
-    return (gain / (after - before) if after > before else np.inf), gain
+def _worth_now(found: Keeping, problem: Problem) -> Callable[[Group], tuple[float, float]]:
+    """Error that a group's next step saves per price, then error saved; a trial of each would take far longer."""
+    widths = {name: len(kept) for name, kept in found.keep.items()}
+    before = problem.price(widths)
+
+    def worth(group: Group) -> tuple[float, float]:
+        gain = _gain(found, problem, group)
+        after = problem.price({**widths, group.name: _next(found, problem, group)})
+        return (gain / (after - before) if after > before else np.inf), gain
+
+    return worth
