@@ -102,10 +102,20 @@ class GradualMagnitude:
             raise RecipeError("out of range", where="sparsity, initial_sparsity, ramp, every")
 
     def phases(self, context: Context) -> Sequence[Phase]:
-        """See :class:`shrinkc.training.interfaces.Method`."""
+        """See :class:`shrinkc.training.interfaces.Method`.
+
+        Raises
+        ------
+        RecipeError
+            The budget is one of time, of which nobody knows how many steps it is.
+        """
         views = prunable(context.views, keep_first=self.keep_first, keep_last=self.keep_last)
         per_epoch = context.feeder.order(0).steps_per_epoch
         growing, settling = context.settings.length().split(self.ramp, per_epoch)
+        if context.settings.length().steps(per_epoch) is None:
+            raise RecipeError(
+                "sparsity grows by steps", where=f"budget = {context.settings.budget}", hint="a budget of epochs or steps"
+            )
         schedule = schedule_of(context.settings)
         plugin = Gradually(views, Cubic(self.initial_sparsity, self.sparsity), self.every, self.is_regrowing)
         first, whole = growing.steps(per_epoch) or 0, context.settings.length().steps(per_epoch)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from shrinkc.errors import RecipeError
-from shrinkc.training.budget import Budget
+from shrinkc.training.budget import Budget, parse
 from shrinkc.training.context import Context
 from shrinkc.training.interfaces import Phase, Plugin, Scorer, Selector, Signal
 from shrinkc.training.phases import Prune, Rewind, Train, schedule_of
@@ -62,6 +62,10 @@ class IterativeMagnitude:
     retraining : str
         ``weights`` rewinds weights and schedule to ``rewind_step``; ``lrw`` the schedule only; ``ft``, ``slr``, ``clr``,
         ``llr`` and ``allr`` are other schedules.
+    original : str
+        How long the training was that the model came from, a budget of steps or epochs of these samples: the schedule is
+        of that length, of which ``lrw`` repeats the end, ``slr`` follows the whole, and ``allr``, which cannot do without,
+        compares the lengths.  By default as long as one retraining.
     rewind_step : int
     scope : str
         ``global``: one ranking over everything; ``lamp``: of layer-adaptive scores; ``uniform``, ``erk``: within every layer.
@@ -74,6 +78,7 @@ class IterativeMagnitude:
     levels: int = 3
     fraction: float = 0.2
     retraining: str = "lrw"
+    original: str = ""
     rewind_step: int = 0
     scope: str = "global"
     keep_first: bool = False
@@ -93,6 +98,16 @@ class IterativeMagnitude:
             raise RecipeError("no such scope", where=self.scope, hint=f"known: {', '.join(SCOPES)}")
         if self.levels < 0 or not 0 <= self.fraction < 1 or self.rewind_step < 0:
             raise RecipeError("out of range", where="levels, fraction, rewind_step")
+        if self.original and self.retraining in (REWINDING, "ft"):
+            raise RecipeError(
+                "would have no effect", where="original", hint=f'retraining = "{self.retraining}" has no use for it'
+            )
+        if self.retraining == "allr" and not self.original:
+            raise RecipeError(
+                "the schedule compares lengths of training",
+                where='retraining = "allr"',
+                hint="say how long the model was trained: --set original=100epochs",
+            )
         if self.rewind_step and self.retraining != REWINDING:
             raise RecipeError("would have no effect", where="rewind_step", hint='retraining = "weights"')
 
@@ -104,9 +119,19 @@ class IterativeMagnitude:
         steps = context.settings.length().steps(context.feeder.order(0).steps_per_epoch)
         if steps is None:
             raise RecipeError("the schedule counts steps", where=f"budget = {context.settings.budget}", hint="epochs or steps")
-        trace = trace_of(schedule_of(context.settings), steps)
-        retrain = Retrain(self.retraining, trace, Budget(steps, "steps"))
+        before = self._steps_before(context) or steps
+        trace = trace_of(schedule_of(context.settings), before)
+        retrain = Retrain(self.retraining, trace, Budget(steps, "steps"), min(1.0, steps / before))
         return [phase for _ in range(self.levels) for phase in (self._prune(context, views), retrain)]
+
+    def _steps_before(self, context: Context) -> int:
+        """Steps of the original training, 0 where nothing is said of it."""
+        if not self.original:
+            return 0
+        steps = parse(self.original, "original").steps(context.feeder.order(0).steps_per_epoch)
+        if steps is None:
+            raise RecipeError("the schedule counts steps", where=f"original = {self.original}", hint="epochs or steps")
+        return steps
 
     def _rewinding(self, context: Context, views: list[WeightView]) -> list[Phase]:
         settings = context.settings
@@ -168,9 +193,10 @@ class Retrain:
     name: str
     trace: tuple[float, ...]
     budget: Budget
+    length: float = 1.0
 
     def run(self, context: Context) -> None:
         """See :class:`shrinkc.training.interfaces.Phase`."""
         distance = next((float(record["distance"]) for record in reversed(context.records) if "distance" in record), 1.0)
-        schedule = retraining(self.name, self.trace, distance=distance)
+        schedule = retraining(self.name, self.trace, distance=distance, length=self.length)
         Train(self.budget, schedule).run(context)

@@ -13,6 +13,8 @@ from typing import Protocol
 import torch
 from torch.nn import functional as F
 
+from shrinkc.errors import RecipeError
+
 SMALLEST = 1e-12
 
 
@@ -132,13 +134,27 @@ class Distillation:
         return total + self.feature_weight * torch.stack(inside).mean()
 
 
+def fitting(outputs: Mapping[str, torch.Tensor], labels: torch.Tensor) -> torch.Tensor:
+    """The first output that has a class for every label.
+
+    Raises
+    ------
+    RecipeError
+        There is none.
+    """
+    least, most = int(labels.min()), int(labels.max())
+    for value in outputs.values():
+        if is_logits(value) and least >= 0 and most < value.shape[1]:
+            return value
+    shapes = ", ".join(f"{name} of {'x'.join(map(str, value.shape))}" for name, value in outputs.items())
+    raise RecipeError("the labels fit no output", where=f"labels from {least} to {most}", because=f"outputs: {shapes}")
+
+
 def label_loss(outputs: Mapping[str, torch.Tensor], labels: torch.Tensor, smoothing: float = 0.0) -> torch.Tensor:
     """Cross-entropy of the first output the labels fit; ``smoothing`` is the mass spread over the other classes."""
-    for value in outputs.values():
-        if is_logits(value) and value.shape[1] > int(labels.max()):
-            classes = value.shape[1]
-            return F.cross_entropy(value.float(), labels, label_smoothing=smoothing * classes / max(1, classes - 1))
-    raise ValueError("the labels fit no output")
+    value = fitting(outputs, labels)
+    classes = value.shape[1]
+    return F.cross_entropy(value.float(), labels, label_smoothing=smoothing * classes / max(1, classes - 1))
 
 
 def distances_for(

@@ -22,7 +22,7 @@ from shrinkc.training.augment import is_image
 from shrinkc.training.autocasting import settled
 from shrinkc.training.checkpoint import Checkpoints
 from shrinkc.training.context import Context
-from shrinkc.training.distill import Distillation, Feature, distances_for, is_logits
+from shrinkc.training.distill import Distillation, Feature, distances_for, fitting, is_logits
 from shrinkc.training.distributed import World, batch_norm
 from shrinkc.training.evaluation import batches
 from shrinkc.training.executor import Executor
@@ -104,6 +104,8 @@ def prepared(
     if not executor.trainable():
         raise RecipeError("there is nothing to train", because="no layer of the model reads a stored float weight")
     lay_out(executor)
+    if lesson.data.labels is not None and (lesson.teacher is None or settings.label_weight > 0):
+        _check_labels(executor, judging, torch.from_numpy(np.asarray(lesson.data.labels)), settings, unit)
     if world.size > 1:
         executor.normalize_by(batch_norm)
     features = lesson.features if settings.feature_weight and lesson.teacher is not None else ()
@@ -131,6 +133,20 @@ def prepared(
     )
     world.same_(list(context.tensors.values()))
     return context
+
+
+def _check_labels(executor: Executor, samples: Samples, labels: torch.Tensor, settings: Settings, unit: int | None) -> None:
+    """Refuse labels that no output has a class for, before anything is trained; a teacher without classes leaves them unread.
+
+    Raises
+    ------
+    RecipeError
+    """
+    few = next(samples.parts(unit or 1))
+    with torch.inference_mode():
+        outputs = executor.eval()({name: tensor.to(settings.device) for name, tensor in few.inputs.items()})
+    if settings.teacher == "none" or any(is_logits(value) for value in outputs.values()):
+        fitting(outputs, labels)
 
 
 def _divided(lesson: Lesson, settings: Settings, unit: int | None) -> tuple[Samples, Samples]:
@@ -220,7 +236,8 @@ def _objective(
     if not distances:
         raise RecipeError("no output can be distilled", because="all of them are whole numbers", hint="labels")
     features = distances_for(inside, (), "mse", "mse", 1.0)
-    has_labels = lesson.data.labels is not None and any(is_logits(value) for value in values.values())
+    is_labelled = lesson.data.labels is not None and "mix" not in settings.augment  # mixed images have no labels
+    has_labels = is_labelled and any(is_logits(value) for value in values.values())
     return Objective(
         Distillation(distances, features, settings.feature_weight),
         settings.label_weight if has_labels else 0.0,

@@ -86,8 +86,13 @@ def assigned(texts: Iterable[str]) -> dict[str, Any]:
         name = name.strip()
         if not sign or not name or name in found or name in options:
             raise RecipeError("not a setting, or one that is given twice", where=f"--set {text}", hint="write NAME=VALUE")
-        (found if name in shared else options)[name] = _parsed(value.strip())
+        (found if name in shared or _is_meant(name, shared) else options)[name] = _parsed(value.strip())
     return {**found, "options": options} if options else found
+
+
+def _is_meant(name: str, shared: set[str]) -> bool:
+    """Whether a name is a misspelled one of every method's settings, so that the hint names it."""
+    return bool(difflib.get_close_matches(name, shared, 1, 0.85))
 
 
 def _parsed(text: str) -> Any:

@@ -9,21 +9,29 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import onnx_ir as ir
+import torch
 
 from shrinkc import registry
-from shrinkc.errors import TrainingError
+from shrinkc.errors import RecipeError, TrainingError
+from shrinkc.evidence.data import fixed_batch
 from shrinkc.log import Progress
+from shrinkc.training.batch_norms import channel_statistics, fold_batch_norms, open_batch_norms, openable
 from shrinkc.training.context import BEST, Context
 from shrinkc.training.distributed import joined
 from shrinkc.training.evaluation import Metrics
+from shrinkc.training.executor import Executor
 from shrinkc.training.interfaces import Method, Phase, Rewriting, Rewritten
 from shrinkc.training.interrupts import Interrupts
 from shrinkc.training.lifting import lift_weights
 from shrinkc.training.parametrization import Masked
 from shrinkc.training.phases import carry_out
 from shrinkc.training.preparing import Lesson, prepared
+from shrinkc.training.samples import Samples
 from shrinkc.training.settings import Settings
 from shrinkc.training.threads import limited
+
+NORMALISED, NORMALISED_AT_ONCE = 512, 64
+"""Samples whose statistics opened normalisations begin with, and how many of them at a time."""
 
 SPENT = "the budget is spent"
 
@@ -106,6 +114,7 @@ def trained(
     """
     make = built or method_of
     lift_weights(lesson.student)
+    opened = reopened(lesson) if settings.norms != "given" else ()
     with limited(settings.threads), joined(settings.device) as world, Interrupts() as interrupts:
         made = make(settings.method, settings.options)
         method = made.rewritten(lesson) if isinstance(made, Rewriting) else InPlace(made, lesson)
@@ -116,7 +125,27 @@ def trained(
         error = _carried_out(method, context)
         after = context.evaluate()
         model = method.finished(context, context.executor.write_back())
+        if settings.norms == "refolded":
+            fold_batch_norms(model, opened)
         return Trained(model, before, after, context, time.perf_counter() - started, error)
+
+
+def reopened(lesson: Lesson) -> tuple[str, ...]:
+    """Put the normalisations that an exporter folded back into the student, in place, with the statistics of some samples.
+
+    Raises
+    ------
+    RecipeError
+        There are none to open.
+    """
+    names = openable(lesson.student)
+    if not names:
+        raise RecipeError("no convolution has a normalisation that could be opened", where="norms", hint='norms = "given"')
+    given = Samples.of(lesson.data)
+    unit = fixed_batch(lesson.student) or 1
+    few = given.take(torch.arange(max(unit, min(len(given), NORMALISED) // unit * unit)))
+    parts = (part.inputs for part in few.parts(max(unit, NORMALISED_AT_ONCE // unit * unit)))
+    return open_batch_norms(lesson.student, channel_statistics(Executor(lesson.student), parts, names))
 
 
 def _finite(context: Context) -> Metrics:

@@ -18,6 +18,7 @@ OTHER_LOSSES = ("mse", "l1")
 BATCH_NORM = ("frozen", "batch", "settling")
 PRECISIONS = ("float32", "bfloat16", "auto")
 AUGMENTATIONS = ("shift", "flip", "mix")
+NORMS = ("given", "refolded", "opened")
 TEACHERS = ("original", "none")
 DEVICES = ("cpu", "cuda")
 
@@ -72,6 +73,9 @@ class Settings:
         ``frozen`` uses the stored statistics; ``batch`` those of every batch, and tracks them; ``settling`` those of every
         batch in the first half of a training phase and the stored ones in the second, where weights fit themselves to what is
         computed in the end (as Krishnamoorthi does before quantization, arXiv 1806.08342).
+    norms : str
+        What trains in the place of normalisations that an exporter folded into convolutions: ``given`` leaves them folded,
+        ``refolded`` opens them for the training and folds them again, ``opened`` leaves them open in the result.
     reestimate : bool
         Measure the statistics anew at the end.
     ema : float
@@ -116,6 +120,7 @@ class Settings:
     shift: int = 2
     pool: int = 0
     batch_norm: str = "frozen"
+    norms: str = "given"
     reestimate: bool = False
     ema: float = 0.0
     swa: float = 0.0
@@ -145,6 +150,7 @@ CHOICES: Mapping[str, tuple[str, ...]] = {
     "logit_loss": LOGIT_LOSSES,
     "other_loss": OTHER_LOSSES,
     "batch_norm": BATCH_NORM,
+    "norms": NORMS,
     "teacher": TEACHERS,
     "device": DEVICES,
     "precision": PRECISIONS,

@@ -10,10 +10,15 @@ import onnx_ir as ir
 import pytest
 import torch
 from models.builder import Net
+from training.lessons import lesson, settings
 
 from shrinkc import ir as shrinkc_ir
+from shrinkc.errors import RecipeError
+from shrinkc.evidence.data import Data
+from shrinkc.log import Silent
 from shrinkc.training.batch_norms import channel_statistics, fold_batch_norms, open_batch_norms, openable
 from shrinkc.training.executor import Executor
+from shrinkc.training.running import trained
 
 
 @pytest.fixture
@@ -88,3 +93,27 @@ def test_opened_and_folded_is_what_it_was(model: ir.Model, batch: dict[str, torc
     fold_batch_norms(model, opened(model, batch))
     for name, value in model.graph.initializers.items():
         np.testing.assert_allclose(value.const_value.numpy(), before[name], rtol=1e-5, atol=1e-6)  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("norms", ["given", "refolded", "opened"])
+def test_a_setting_opens_what_an_exporter_folded_and_folds_it_again(model: ir.Model, norms: str) -> None:
+    """Training moves the weights either way; the graph that comes out is the one that came unless it shall stay open."""
+    nodes = [node.op_type for node in model.graph]
+    images = np.random.default_rng(0).standard_normal((64, 3, 6, 6)).astype(np.float32)
+    data = Data({"x": images}, np.arange(64) % 5, "images")
+    before = outputs(Executor(model).eval(), {"x": torch.from_numpy(images)})
+    made = trained(lesson(model, data), settings(teacher="none", norms=norms, batch_norm="batch", budget="6steps"), Silent())
+    n_open = sum(node.op_type == "BatchNormalization" for node in made.model.graph)
+    assert n_open == (2 if norms == "opened" else 0)
+    assert [node.op_type for node in made.model.graph if node.op_type != "BatchNormalization"] == nodes
+    again = outputs(Executor(made.model).eval(), {"x": torch.from_numpy(images)})
+    assert made.context.evaluate().loss == pytest.approx(made.after.loss)
+    assert (again - before).abs().max() > 1e-3
+
+
+def test_a_model_without_folded_normalisations_has_none_to_open(saved: Callable[..., Path]) -> None:
+    net = Net()
+    net.output(net.head(net.relu(net.conv(net.input("x", ["n", 3, 6, 6]), 3, 8, bias=False)), 8))
+    data = Data({"x": np.zeros((64, 3, 6, 6), np.float32)}, np.zeros(64, np.int64), "images")
+    with pytest.raises(RecipeError, match="could be opened"):
+        trained(lesson(shrinkc_ir.load(saved(net)), data), settings(teacher="none", norms="refolded"), Silent())

@@ -12,13 +12,14 @@ import onnxruntime
 import pytest
 import torch
 from shrinkc.passes.training.gradual_magnitude import GradualMagnitude
-from shrinkc.passes.training.iterative_magnitude import TICKET, IterativeMagnitude
+from shrinkc.passes.training.iterative_magnitude import TICKET, IterativeMagnitude, Retrain
 from shrinkc.passes.training.network_slimming import GainPenalty
 from training.lessons import blobs, context, convnet, lesson, loaded, mlp, pictures, settings
 
 from shrinkc import ir as shrinkc_ir
 from shrinkc import registry
 from shrinkc.errors import RecipeError, TrainingError
+from shrinkc.evidence.data import Data
 from shrinkc.log import Silent
 from shrinkc.training.budget import Budget
 from shrinkc.training.context import Context
@@ -27,6 +28,7 @@ from shrinkc.training.masks import MaskSet
 from shrinkc.training.phases import Train, carry_out, measure_statistics, schedule_of
 from shrinkc.training.running import trained
 from shrinkc.training.schedules import Constant
+from shrinkc.training.schedules import retraining as schedule_by_name
 from shrinkc.training.state import copied
 
 
@@ -191,8 +193,57 @@ def test_remembering_a_step_does_not_change_the_dense_run(tmp_path: Path) -> Non
 @pytest.mark.parametrize("retraining", ["lrw", "allr"])
 def test_iterative_pruning_reaches_its_density_whatever_the_scope(scope: str, retraining: str, tmp_path: Path) -> None:
     made = context(lesson(loaded(mlp(width=40), tmp_path), blobs()), teacher="none", budget="3steps")
-    carry_out(IterativeMagnitude(levels=2, fraction=0.5, retraining=retraining, scope=scope).phases(made), made)
+    method = IterativeMagnitude(levels=2, fraction=0.5, retraining=retraining, scope=scope, original="9steps")
+    carry_out(method.phases(made), made)
     assert made.masks.density() == pytest.approx(0.25, abs=0.03)
+
+
+def rates(made: Context, retraining: str, distance: float, original: str) -> list[float]:
+    """Learning rates of the steps of one retraining, after a pruning that moved the weights so far."""
+    phase = IterativeMagnitude(levels=1, retraining=retraining, original=original).phases(made)[1]
+    assert isinstance(phase, Retrain)
+    schedule = schedule_by_name(phase.name, phase.trace, distance=distance, length=phase.length, warm_up=0.0)
+    return [schedule.value(step, 10) for step in range(10)]
+
+
+def test_schedules_of_retraining_know_how_long_the_original_training_was(tmp_path: Path) -> None:
+    """ALLR begins as high as the larger of what was pruned and how long there is; LRW repeats the end of the schedule."""
+    made = context(lesson(loaded(mlp(), tmp_path), blobs()), teacher="none", budget="10steps", learning_rate=0.1)
+    low, middle, high = (rates(made, "allr", distance, "40steps")[0] for distance in (0.1, 0.5, 1.0))
+    assert low / high == pytest.approx(0.25, rel=1e-6)
+    assert middle / high == pytest.approx(0.5, rel=1e-6)
+    whole, end = (max(rates(made, "lrw", 1.0, original)) for original in ("10steps", "40steps"))
+    assert whole > 0.09
+    assert end < 0.02
+    with pytest.raises(RecipeError, match="compares lengths"):
+        IterativeMagnitude(retraining="allr")
+    with pytest.raises(RecipeError, match="no effect"):
+        IterativeMagnitude(retraining="ft", original="5epochs")
+
+
+def test_sparsity_that_grows_by_steps_refuses_a_budget_of_time(tmp_path: Path) -> None:
+    made = context(lesson(loaded(mlp(), tmp_path), blobs()), teacher="none", budget="3min")
+    with pytest.raises(RecipeError, match="grows by steps"):
+        GradualMagnitude().phases(made)
+
+
+@pytest.mark.parametrize("labels", [[0, 1, 2], [0, 1, -1]])
+@pytest.mark.parametrize("teacher", [True, False])
+def test_labels_that_no_output_has_a_class_for_are_refused_before_anything_is_trained(
+    labels: list[int], teacher: bool, tmp_path: Path
+) -> None:
+    data = blobs(60)
+    wrong = Data(data.inputs, np.asarray(labels * 20), "blobs")
+    original = loaded(mlp(), tmp_path) if teacher else None
+    with pytest.raises(RecipeError, match="labels fit no output"):
+        context(lesson(loaded(mlp(), tmp_path), wrong, original), teacher="original" if teacher else "none")
+
+
+def test_labels_count_for_nothing_where_images_are_mixed(tmp_path: Path) -> None:
+    data = Data(pictures().inputs, np.zeros(64, np.int64), "pictures")
+    taught = lesson(loaded(convnet(), tmp_path), data, loaded(convnet(), tmp_path))
+    assert context(taught, augment=("mix",), label_weight=0.5).objective.label_weight == 0
+    assert context(taught, label_weight=0.5).objective.label_weight == 0.5
 
 
 def test_gradual_pruning_follows_the_cubic_rule_and_ends_exactly(tmp_path: Path) -> None:
