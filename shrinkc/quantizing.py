@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -37,6 +37,9 @@ PRECISIONS = ("float16", "bfloat16", "int8")
 CHECK_RUNTIME, QUALITY_BATCH, HELD_OUT_EVERY = "onnxruntime-cpu", 64, 4
 
 CALIBRATION_BATCHES = 64
+
+ENGINE_RUNS = 16
+"""Runs compared on the target's engine."""
 
 MOST_LOST = 1.0
 """Points that int8 may lose and still count as within tolerance, where ``max_drop`` says nothing else; see :func:`drop_of`."""
@@ -169,7 +172,7 @@ def quantize(
         quality = evidence_quality.measure(before, after, evaluation, evidence_data.fixed_batch(loaded) or QUALITY_BATCH)
     feed = evaluation.head(batch)
     proved = () if made.judged is written else _proved(written, feed, after.run(feed), reporter)
-    there = _there(chosen, runtime, (source, written), feed, reporter)
+    there = _there(chosen, runtime, (source, written), _batches(evaluation, batch)[:ENGINE_RUNS], reporter)
     is_there = there is not None and there.latency is not None
     latency = there.latency if there is not None and is_there else _latency(runtime, before, written, feed, reporter)
     result = Quantized(
@@ -245,14 +248,14 @@ def _there(
     chosen: target.Target,
     runtime: RuntimeAdapter,
     files: tuple[Path, Path],
-    feed: Mapping[str, Any],
+    feeds: Sequence[Mapping[str, Any]],
     progress: Progress,
 ) -> EngineResult | None:
     """What the target's engine makes of the file, with times if it is right; None where the target is another machine."""
     engine = engine_here(chosen, runtime)
     if engine is None:
         return None
-    return validated_on(engine, *files, [feed], RunConfig(), progress, is_real=True, is_timed=True)
+    return validated_on(engine, *files, feeds, RunConfig(), progress, is_real=True, is_timed=True)
 
 
 def _latency(
