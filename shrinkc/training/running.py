@@ -27,6 +27,7 @@ from shrinkc.training.parametrization import Masked
 from shrinkc.training.phases import carry_out
 from shrinkc.training.preparing import Lesson, prepared
 from shrinkc.training.samples import Samples
+from shrinkc.training.scarcity import memory_counted
 from shrinkc.training.settings import Settings
 from shrinkc.training.threads import limited
 
@@ -109,6 +110,8 @@ def trained(
     ------
     RecipeError, RuntimeUnavailable
         See :func:`shrinkc.training.preparing.prepared`.
+    TrainingError
+        There is too little memory to begin, or the outputs are not finite already.
     ShrinkcError
         What the method finds wrong before or after the training.
     """
@@ -118,9 +121,10 @@ def trained(
     with limited(settings.threads), joined(settings.device) as world, Interrupts() as interrupts:
         made = make(settings.method, settings.options)
         method = made.rewritten(lesson) if isinstance(made, Rewriting) else InPlace(made, lesson)
-        context = prepared(method.lesson, settings, world, progress, interrupts, checkpoint)
-        started = time.perf_counter()
-        before = _finite(context)
+        with memory_counted():
+            context = prepared(method.lesson, settings, world, progress, interrupts, checkpoint)
+            started = time.perf_counter()
+            before = _finite(context)
         context.snapshot(BEST)
         error = _carried_out(method, context)
         after = context.evaluate()
@@ -167,7 +171,8 @@ def _finite(context: Context) -> Metrics:
 def _carried_out(method: Rewritten, context: Context) -> TrainingError | None:
     """Why it ended early, if it did; the model then holds the best weights there were."""
     try:
-        carry_out(method.phases(context), context)
+        with memory_counted():
+            carry_out(method.phases(context), context)
     except TrainingError as error:
         context.put(context.snapshots[BEST])
         context.parametrization = Masked()

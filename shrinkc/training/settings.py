@@ -180,6 +180,10 @@ def check(settings: Settings) -> Settings:
     settings.length()
     if settings.ema and settings.swa:
         raise RecipeError("two averages of the weights contradict each other", where="ema, swa", hint="give one of them")
+    if settings.swa and settings.batch_norm != "frozen" and not settings.reestimate:
+        raise RecipeError(
+            "statistics of batches are not those of averaged weights", where="swa, batch_norm", hint="reestimate = true"
+        )
     if settings.pool and not settings.augment:
         raise RecipeError("would have no effect without an augmentation", where="pool", hint='augment = ["shift"]')
     return settings

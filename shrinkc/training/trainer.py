@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from shrinkc.errors import DivergedError, TrainingError
+from shrinkc.errors import DivergedError
 from shrinkc.training.autocasting import autocast
 from shrinkc.training.budget import Budget
 from shrinkc.training.checkpoint import Checkpoint, named, under
@@ -113,15 +113,8 @@ class Trainer:
 
     def _loop(self, say: Say) -> None:
         context = self.context
-        try:
-            while not context.stopped and context.step < self._clock.steps(context.step):
-                self._one(say)
-        except (MemoryError, torch.OutOfMemoryError) as error:
-            raise TrainingError("training needs more memory", because=str(error), hint="a smaller batch") from error
-        except RuntimeError as error:
-            if "allocate memory" in str(error):
-                raise TrainingError("training needs more memory", because=str(error), hint="a smaller batch") from error
-            raise
+        while not context.stopped and context.step < self._clock.steps(context.step):
+            self._one(say)
 
     def _one(self, say: Say) -> None:
         started = self.budget.clock()

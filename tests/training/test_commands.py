@@ -95,6 +95,7 @@ def test_every_recipe_that_comes_with_the_program_is_valid() -> None:
         ("[options]\nlevels = 2", "no such setting"),
         ('method = "iterative-magnitude"\n[options]\nretraining = "never"', "no such retraining"),
         ("ema = 0.9\nswa = 0.5", "contradict"),
+        ('swa = 0.5\nbatch_norm = "batch"', "averaged weights"),
         ("pool = 64", "without an augmentation"),
         ('schedule = "steep"', "no such choice"),
     ],

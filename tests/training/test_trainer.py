@@ -4,6 +4,7 @@ import math
 import os
 import random
 import signal
+from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
 
@@ -219,6 +220,23 @@ def test_schedules_of_retraining_know_how_long_the_original_training_was(tmp_pat
         IterativeMagnitude(retraining="allr")
     with pytest.raises(RecipeError, match="no effect"):
         IterativeMagnitude(retraining="ft", original="5epochs")
+
+
+def test_too_little_memory_before_the_first_step_is_told_as_well(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def scarce(context: Context) -> None:
+        raise torch.OutOfMemoryError("out of memory")
+
+    monkeypatch.setattr(Context, "evaluate", scarce)
+    with pytest.raises(TrainingError, match="needs more memory"):
+        trained(lesson(loaded(mlp(), tmp_path), blobs()), settings(teacher="none"), Silent())
+
+
+def test_training_stops_early_where_nothing_held_out_gets_better(tmp_path: Path) -> None:
+    slow = settings(teacher="none", budget="100steps", learning_rate=1e-12, patience=2, evaluations=10)
+    made = trained(lesson(loaded(mlp(), tmp_path), blobs()), slow, Silent())
+    assert 0 < made.context.steps_done < 60
+    patient = trained(lesson(loaded(mlp(), tmp_path), blobs()), replace(slow, patience=0), Silent())
+    assert patient.context.steps_done == 100
 
 
 def test_sparsity_that_grows_by_steps_refuses_a_budget_of_time(tmp_path: Path) -> None:
