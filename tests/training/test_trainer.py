@@ -389,7 +389,7 @@ def test_a_model_of_a_fixed_batch_takes_larger_steps_in_parts(tmp_path: Path) ->
 
 METHODS = [
     ("distillation", {}, {"ema": 0.9}),
-    ("distillation", {}, {"swa": 0.5, "optimizer": "adamw"}),
+    ("distillation", {}, {"swa": 0.5, "reestimate": True, "optimizer": "adamw"}),
     ("distillation", {"share": 0.25, "tried": ({"learning_rate": 0.1}, {"batch_norm": "frozen"})}, {}),
     ("iterative-magnitude", {"levels": 2, "retraining": "weights", "rewind_step": 3}, {}),
     ("gradual-magnitude", {"sparsity": 0.7, "every": 3}, {"optimizer": "adamw"}),
