@@ -68,6 +68,12 @@ def settings_for(recipe: Recipe) -> Settings | None:
             where=f"--recover-with {recipe.recover_with}",
             hint=f"shrinkc train --method {found.method}",
         )
+    if found.norms == "opened":
+        raise RecipeError(
+            "recovery keeps the graph, and this would leave normalisations open in it",
+            where=f"--recover-with {recipe.recover_with}",
+            hint='norms = "refolded"',
+        )
     return found
 
 
@@ -81,7 +87,8 @@ def check(recipe: Recipe, model: ir.Model, data: Data | None, *, makes_up_data: 
     UnsupportedGraphError
         There are operators that cannot be trained through.
     """
-    if settings_for(recipe) is None:
+    settings = settings_for(recipe)
+    if settings is None:
         return
     if data is None and not makes_up_data:
         raise RecipeError(
@@ -89,9 +96,12 @@ def check(recipe: Recipe, model: ir.Model, data: Data | None, *, makes_up_data: 
             where="--recover",
             hint="--data SOURCE (labels are not needed), or --recipe synthetic",
         )
+    from shrinkc.training.batch_norms import check_openable
     from shrinkc.training.executor import check_operators
 
     check_operators(model)
+    if settings.norms != "given":
+        check_openable(model)
 
 
 def recovered(

@@ -136,7 +136,7 @@ def engine_here(target: Target, runtime: RuntimeAdapter) -> Engine | None:
     """The target's engine in a process of its own; None where it is elsewhere, missing, or the runtime of this process."""
     is_apart = target.is_here and target.runtime != runtime.name
     found = registry.built("runtimes", target.runtime) if is_apart else None
-    return found if isinstance(found, Engine) and found.probe().is_available else None
+    return found if isinstance(found, Engine) and probe_of(found).is_available else None
 
 
 def _recorded(opened: Opened, path: Path) -> Timed:

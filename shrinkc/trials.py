@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from shrinkc import registry
 from shrinkc.api import ConvertConfig, Engine, RunConfig
 from shrinkc.comparing import compare, worst
+from shrinkc.engines import probe_of
 from shrinkc.errors import PluginError, RecipeError, ShrinkcError
 from shrinkc.log import Progress
 
@@ -55,7 +56,7 @@ def _engines() -> Iterator[tuple[str, Engine]]:
             engine = registry.built("runtimes", name)
         except (PluginError, RecipeError):  # those that want a parameter are elsewhere
             continue
-        if isinstance(engine, Engine) and getattr(engine, "is_automatic", True) and engine.probe().is_available:
+        if isinstance(engine, Engine) and getattr(engine, "is_automatic", True) and probe_of(engine).is_available:
             yield name, engine
 
 

@@ -99,9 +99,7 @@ class IterativeMagnitude:
         if self.levels < 0 or not 0 <= self.fraction < 1 or self.rewind_step < 0:
             raise RecipeError("out of range", where="levels, fraction, rewind_step")
         if self.original and self.retraining in (REWINDING, "ft"):
-            raise RecipeError(
-                "would have no effect", where="original", hint=f'retraining = "{self.retraining}" has no use for it'
-            )
+            raise RecipeError("would have no effect", where="original", because=f"{self.retraining} has no use for it")
         if self.retraining == "allr" and not self.original:
             raise RecipeError(
                 "the schedule compares lengths of training",

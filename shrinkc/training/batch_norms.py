@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from shrinkc import ir as shrinkc_ir
+from shrinkc.errors import RecipeError
 from shrinkc.training.executor import Executor
 
 EPSILON = 1e-5
@@ -83,6 +84,20 @@ def open_batch_norms(model: ir.Model, statistics: Statistics | None = None) -> t
 def openable(model: ir.Model) -> tuple[str, ...]:
     """Outputs of the convolutions that :func:`open_batch_norms` would open."""
     return tuple(node.outputs[0].name or "" for node in model.graph if _can_open(node, model.graph))
+
+
+def check_openable(model: ir.Model) -> tuple[str, ...]:
+    """What :func:`openable` finds.
+
+    Raises
+    ------
+    RecipeError
+        Nothing.
+    """
+    names = openable(model)
+    if not names:
+        raise RecipeError("no convolution has a normalisation that could be opened", where="norms", hint='norms = "given"')
+    return names
 
 
 def _can_open(node: ir.Node, graph: ir.Graph) -> bool:

@@ -86,13 +86,8 @@ def assigned(texts: Iterable[str]) -> dict[str, Any]:
         name = name.strip()
         if not sign or not name or name in found or name in options:
             raise RecipeError("not a setting, or one that is given twice", where=f"--set {text}", hint="write NAME=VALUE")
-        (found if name in shared or _is_meant(name, shared) else options)[name] = _parsed(value.strip())
+        (found if name in shared else options)[name] = _parsed(value.strip())
     return {**found, "options": options} if options else found
-
-
-def _is_meant(name: str, shared: set[str]) -> bool:
-    """Whether a name is a misspelled one of every method's settings, so that the hint names it."""
-    return bool(difflib.get_close_matches(name, shared, 1, 0.85))
 
 
 def _parsed(text: str) -> Any:
@@ -110,7 +105,9 @@ def _checked(values: Mapping[str, Any], kind: Any, where: str) -> dict[str, Any]
 
 def _value(name: str, value: Any, fields: Mapping[str, dataclasses.Field[Any]], where: str) -> Any:
     if name not in fields:
-        nearest = difflib.get_close_matches(name, fields, 1, 0)
+        # A name that is no option of the method may be a misspelled setting of every method.
+        known = dict.fromkeys((*fields, *(field.name for field in dataclasses.fields(Settings))))
+        nearest = difflib.get_close_matches(name, known, 1, 0)
         hint = f"the nearest one is {nearest[0]}" if nearest else "there are none"
         raise RecipeError("no such setting", where=f"{where}:{name}", hint=hint)
     annotation = str(fields[name].type)

@@ -12,10 +12,10 @@ import onnx_ir as ir
 import torch
 
 from shrinkc import registry
-from shrinkc.errors import RecipeError, TrainingError
+from shrinkc.errors import TrainingError
 from shrinkc.evidence.data import fixed_batch
 from shrinkc.log import Progress
-from shrinkc.training.batch_norms import channel_statistics, fold_batch_norms, open_batch_norms, openable
+from shrinkc.training.batch_norms import channel_statistics, check_openable, fold_batch_norms, open_batch_norms
 from shrinkc.training.context import BEST, Context
 from shrinkc.training.distributed import joined
 from shrinkc.training.evaluation import Metrics
@@ -117,8 +117,9 @@ def trained(
     """
     make = built or method_of
     lift_weights(lesson.student)
-    opened = reopened(lesson) if settings.norms != "given" else ()
     with limited(settings.threads), joined(settings.device) as world, Interrupts() as interrupts:
+        with memory_counted():
+            opened = reopened(lesson) if settings.norms != "given" else ()
         made = make(settings.method, settings.options)
         method = made.rewritten(lesson) if isinstance(made, Rewriting) else InPlace(made, lesson)
         with memory_counted():
@@ -142,9 +143,7 @@ def reopened(lesson: Lesson) -> tuple[str, ...]:
     RecipeError
         There are none to open.
     """
-    names = openable(lesson.student)
-    if not names:
-        raise RecipeError("no convolution has a normalisation that could be opened", where="norms", hint='norms = "given"')
+    names = check_openable(lesson.student)
     given = Samples.of(lesson.data)
     unit = fixed_batch(lesson.student) or 1
     few = given.take(torch.arange(max(unit, min(len(given), NORMALISED) // unit * unit)))

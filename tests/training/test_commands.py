@@ -14,6 +14,7 @@ import numpy as np
 import onnx
 import pytest
 from click.testing import CliRunner
+from models.builder import Net
 from training.lessons import blobs, convnet, mlp, pictures
 
 import shrinkc
@@ -95,6 +96,7 @@ def test_every_recipe_that_comes_with_the_program_is_valid() -> None:
         ("[options]\nlevels = 2", "no such setting"),
         ('method = "iterative-magnitude"\n[options]\nretraining = "never"', "no such retraining"),
         ("ema = 0.9\nswa = 0.5", "contradict"),
+        ("options.leraning_rate = 0.1", "nearest one is learning_rate"),
         ('swa = 0.5\nbatch_norm = "batch"', "averaged weights"),
         ("pool = 64", "without an augmentation"),
         ('schedule = "steep"', "no such choice"),
@@ -236,3 +238,30 @@ def shifted(source: Path, target: Path) -> Path:
             shrinkc_ir.replace_tensor(value, shrinkc_ir.stored_array(value) * np.float32(0.7))
     shrinkc_ir.save(model, target)
     return target
+
+
+def folded(folder: Path) -> Path:
+    """A net as an exporter for inference leaves it: normalisations folded away, convolutions with a bias."""
+    net = Net()
+    x = net.relu(net.conv(net.input("image", ["N", 1, 8, 8]), 1, 16))
+    net.output(net.head(net.relu(net.conv(x, 16, 16)), 16))
+    onnx.save(net.model(), str(folder / "folded.onnx"))
+    return folder / "folded.onnx"
+
+
+def test_recovery_opens_folded_normalisations_and_folds_them_again(images: Path, tmp_path: Path) -> None:
+    settings = 'norms = "refolded"\nbatch_norm = "batch"\nlearning_rate = 0.01\nbatch = 32\nthreads = 1\n'
+    report = shrinkc.compress(
+        folded(tmp_path), data=images, macs="40%", output=tmp_path / "o.onnx", compensation="none", recover="40steps",
+        recover_with=str(recipe(tmp_path, settings)), **QUICK,
+    )  # fmt: skip
+    assert report.recovery is not None
+    assert report.recovery.loss_after < 0.9 * report.recovery.loss_before
+    assert not [node for node in shrinkc_ir.load(tmp_path / "o.onnx").graph if node.op_type == "BatchNormalization"]
+
+
+def test_recovery_refuses_before_any_work_what_its_normalisations_cannot_be(net: Path, images: Path, tmp_path: Path) -> None:
+    for norms, model, message in (("opened", folded(tmp_path), "keeps the graph"), ("refolded", net, "no convolution has")):
+        chosen = str(recipe(tmp_path, f'norms = "{norms}"\n'))
+        with pytest.raises(RecipeError, match=message):
+            shrinkc.compress(model, data=images, dry_run=True, recover="2steps", recover_with=chosen)
