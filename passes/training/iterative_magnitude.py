@@ -16,7 +16,8 @@ from shrinkc.errors import RecipeError
 from shrinkc.training.budget import Budget, parse
 from shrinkc.training.context import Context
 from shrinkc.training.interfaces import Phase, Plugin, Scorer, Selector, Signal
-from shrinkc.training.phases import Prune, Rewind, Train, schedule_of
+from shrinkc.training.phases import Prune, Remember, Rewind, Train, schedule_of
+from shrinkc.training.refitting import RefitLSQ
 from shrinkc.training.schedules import pruning_distance, retraining, trace_of
 from shrinkc.training.scoring import Lamp, Magnitude
 from shrinkc.training.select import PerLayer, erk, kept_after, uniform
@@ -25,6 +26,9 @@ from shrinkc.training.views import WeightView, prunable
 
 TICKET = "ticket"
 """Snapshot that weights are rewound to."""
+
+BEFORE = "before the mask"
+"""Snapshot whose layers' outputs are fitted."""
 
 SCOPES = ("global", "uniform", "erk", "lamp")
 RETRAINING = ("ft", "lrw", "slr", "clr", "llr", "allr")
@@ -67,6 +71,8 @@ class IterativeMagnitude:
         of that length, of which ``lrw`` repeats the end, ``slr`` follows the whole, and ``allr``, which cannot do without,
         compares the lengths.  By default as long as one retraining.
     rewind_step : int
+    refit : bool
+        Before every retraining, fit what the mask left of each layer to what the layer computed before.
     scope : str
         ``global``: one ranking over everything; ``lamp``: of layer-adaptive scores; ``uniform``, ``erk``: within every layer.
     keep_first, keep_last : bool
@@ -80,6 +86,7 @@ class IterativeMagnitude:
     retraining: str = "lrw"
     original: str = ""
     rewind_step: int = 0
+    refit: bool = False
     scope: str = "global"
     keep_first: bool = False
     keep_last: bool = False
@@ -106,6 +113,8 @@ class IterativeMagnitude:
                 where='retraining = "allr"',
                 hint="say how long the model was trained: --set original=100epochs",
             )
+        if self.refit and self.retraining == REWINDING:
+            raise RecipeError("would have no effect", where="refit", because="the weights are rewound")
         if self.rewind_step and self.retraining != REWINDING:
             raise RecipeError("would have no effect", where="rewind_step", hint='retraining = "weights"')
 
@@ -120,7 +129,10 @@ class IterativeMagnitude:
         before = self._steps_before(context) or steps
         trace = trace_of(schedule_of(context.settings), before)
         retrain = Retrain(self.retraining, trace, Budget(steps, "steps"), min(1.0, steps / before))
-        return [phase for _ in range(self.levels) for phase in (self._prune(context, views), retrain)]
+        prune: list[Phase] = [self._prune(context, views)]
+        if self.refit:
+            prune = [Remember(BEFORE), *prune, RefitLSQ(BEFORE)]
+        return [*prune, retrain] * self.levels
 
     def _steps_before(self, context: Context) -> int:
         """Steps of the original training, 0 where nothing is said of it."""

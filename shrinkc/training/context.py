@@ -52,6 +52,7 @@ class Context:
     masks : MaskSet
         Empty until something is pruned.
     snapshots : dict of name to tensors
+        Copies of the weights, and what scorers saw.
     records : list of dict
         What is told about every phase.
     evaluation_batch : int
@@ -131,6 +132,15 @@ class Context:
     def evaluate(self) -> Metrics:
         """Metrics of the weights as they are, on the held-out samples."""
         return evaluate(self.run, self.objective.on_held_out, self.judged, self.answers, self.evaluation_batch)
+
+    @contextmanager
+    def fed_by(self, feeder: Feeder) -> Iterator[None]:
+        """Other samples for a while."""
+        before, self.feeder = self.feeder, feeder
+        try:
+            yield
+        finally:
+            self.feeder = before
 
     @contextmanager
     def with_weights(self, values: Mapping[str, torch.Tensor] | None) -> Iterator[None]:

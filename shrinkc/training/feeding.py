@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -43,6 +43,10 @@ class Feeder:
     asked: Asked | None = None
     is_augmented: bool = False
     unit: int | None = None
+
+    def of(self, samples: Samples) -> Feeder:
+        """The same of other samples, about which the teacher is asked in every step."""
+        return self if samples is self.samples else replace(self, samples=samples, asked=None)
 
     def order(self, cycle: int) -> Order:
         """Order of the samples in a cycle."""

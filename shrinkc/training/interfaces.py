@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, ClassVar, Protocol, runtime_checkable
 import onnx_ir as ir
 import torch
 
-from shrinkc.training.samples import Batch
+from shrinkc.training.samples import Batch, Samples
 from shrinkc.training.schedules import Schedule
 from shrinkc.training.select import Selector
 
@@ -24,7 +24,11 @@ Values = Mapping[str, torch.Tensor]
 
 
 class Scorer(Protocol):
-    """How much every weight matters; the lowest go first."""
+    """How much every weight matters; the lowest go first.
+
+    One that has to watch training first is a :class:`Plugin` as well: it takes part in the phase before, and keeps what it
+    sees in ``context.snapshots`` under a name of its own, which outlives the phase and goes into checkpoints.
+    """
 
     def scores(self, context: Context) -> dict[str, torch.Tensor]:
         """A score for every weight under a mask, by name, laid out as it is stored."""
@@ -52,8 +56,12 @@ class Plugin:
     """Takes part in training; the base does nothing.
 
     Every step goes: ``on_batch``, forward, sum of the losses, backward, ``on_grad``, gradients masked, optimizer (unless
-    :meth:`replaces_step`), weights and optimizer state masked, ``after_step``.
+    :meth:`replaces_step`), weights and optimizer state masked, ``after_step``, and after an epoch's last ``on_epoch_end``.
     """
+
+    def on_dataset(self, context: Context, samples: Samples) -> Samples:
+        """The samples to train on in this phase; asked when it is resumed as well, so the answer must be the same then."""
+        return samples
 
     def on_cycle_start(self, context: Context) -> None:
         """Before the first step of a training phase; not when one is resumed."""
@@ -75,6 +83,10 @@ class Plugin:
 
     def after_step(self, context: Context) -> Signal:
         """After weights and optimizer state are masked; ``context.step`` counts the steps done."""
+        return Signal.GO_ON
+
+    def on_epoch_end(self, context: Context) -> Signal:
+        """After every sample was seen once more; behind ``after_step`` of the same step."""
         return Signal.GO_ON
 
     def on_cycle_end(self, context: Context) -> None:

@@ -129,6 +129,31 @@ def start_masks(context: Context, views: Sequence[WeightView]) -> None:
         context.masks = MaskSet.dense(context.weights(views))
 
 
+@dataclass(frozen=True, eq=False)
+class Open:
+    """Let weights that are masked away take part again, from zero: all of the given views, whatever else stays masked."""
+
+    views: Sequence[WeightView]
+
+    def run(self, context: Context) -> None:
+        """See :class:`shrinkc.training.interfaces.Phase`."""
+        start_masks(context, self.views)
+        context.masks = MaskSet({**context.masks, **MaskSet.dense(context.weights(self.views))})
+        context.records.append({"phase": "open", "density": context.masks.density(), "masks_sha256": context.masks.hash()})
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """Look at the held-out samples and write down what is seen, under a name."""
+
+    name: str
+
+    def run(self, context: Context) -> None:
+        """See :class:`shrinkc.training.interfaces.Phase`."""
+        found = asdict(context.evaluate())
+        context.records.append({"phase": "evaluate", "name": self.name, "after": found, "density": context.masks.density()})
+
+
 @dataclass(frozen=True)
 class Remember:
     """Keep a copy of all weights and statistics under a name."""

@@ -1,7 +1,7 @@
 """The trainer: the one loop that all methods share.
 
 Step order: ``on_batch``, forward with the effective weights, sum of the losses, backward, ``on_grad``, gradients masked,
-optimizer unless a plugin replaces it, weights and optimizer state masked, ``after_step``.
+optimizer unless a plugin replaces it, weights and optimizer state masked, ``after_step``, and after an epoch ``on_epoch_end``.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from shrinkc.training.autocasting import autocast
 from shrinkc.training.budget import Budget
 from shrinkc.training.checkpoint import Checkpoint, named, under
 from shrinkc.training.context import Context
-from shrinkc.training.feeding import moved
+from shrinkc.training.feeding import Feeder, moved
 from shrinkc.training.interfaces import Parametrization, Plugin, Signal
 from shrinkc.training.optimizers import Optimizer
 from shrinkc.training.parametrization import Masked
@@ -93,9 +93,21 @@ class Trainer:
         TrainingError
             The loss is not finite, or memory is too small; the best weights so far are in the executor.
         """
+        with self.context.fed_by(self._feeder()):
+            self._run()
+
+    def _feeder(self) -> Feeder:
+        """Of the samples that the plugins make of those that were given."""
+        samples = self.context.feeder.samples
+        for plugin in self.plugins:
+            samples = plugin.on_dataset(self.context, samples)
+        return self.context.feeder.of(samples)
+
+    def _run(self) -> None:
         context = self.context
         self._optimizer = Optimizer(context.executor.trainable(), context.settings)
-        self._clock = Clock(self.budget, context.feeder.order(context.cycle).steps_per_epoch)
+        self._per_epoch = context.feeder.order(context.cycle).steps_per_epoch
+        self._clock = Clock(self.budget, self._per_epoch)
         self._mean_loss, self._spent = math.nan, 0.0
         context.parametrization = self.parametrization
         resumed = self._resume()
@@ -124,6 +136,8 @@ class Trainer:
         steps = self._clock.steps(context.step)
         context.done = min(1.0, context.step / steps)
         signals = [plugin.after_step(context) for plugin in self.plugins]
+        if context.step % self._per_epoch == 0:
+            signals += [plugin.on_epoch_end(context) for plugin in self.plugins]
         if Signal.STOP in signals and not context.stopped:
             context.stopped = "no better model was found any more"
         say(context.done, self._words())
