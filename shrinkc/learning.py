@@ -83,6 +83,9 @@ def train(
     resolved = recipe_files.resolve(recipe, **settings)
     target = Path(output) if output is not None else Path(f"{source.stem}.trained.onnx")
     _check_paths(source, target, checkpoint, eval_data, data)
+    if resolved.feature_weight:
+        hint = "shrinkc compress --recover --recover-with FILE"
+        raise RecipeError("values inside are compared with those of a cut model's original", where="feature_weight", hint=hint)
     runtime: RuntimeAdapter = registry.load("runtimes", RUNTIME)()
     with loaded(source, progress) as student, loaded(source, progress) as original:
         given, judged = sources.load_given(data, eval_data, student, preprocess, samples)

@@ -12,7 +12,7 @@ from typing import Any
 from shrinkc import registry
 from shrinkc.errors import RecipeError
 from shrinkc.recipe_files import ABOUT, parsed_training, training_names
-from shrinkc.training.settings import Settings, check
+from shrinkc.training.settings import Settings, check, check_effects
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -52,10 +52,17 @@ def resolve(recipe: str | os.PathLike[str] | None = None, **given: Any) -> Setti
     options = {**its, **given.pop("options", {})}
     where = str(recipe if recipe is not None else own["method"])
     settings = check(Settings(**_checked({**own, **given, "options": options}, Settings, where)))
+    _check_effects(own, given, settings)
     method = registry.load("training", settings.method)
     options = _checked(dict(settings.options), method, f"{where}:options")
     method(**options)  # refuses what is out of its range
     return dataclasses.replace(settings, options=options)
+
+
+def _check_effects(own: Mapping[str, Any], given: Mapping[str, Any], settings: Settings) -> None:
+    """Refuse what has no effect; what the recipe says may lose it to what is given over it."""
+    check_effects(own, Settings(**{**own, "options": {}}))
+    check_effects(given, settings)
 
 
 def _of_method(method: str | None) -> Mapping[str, Any]:

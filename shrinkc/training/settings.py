@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -40,7 +40,8 @@ class Settings:
     learning_rate : float
         The highest.
     momentum, weight_decay : float
-        Decay is for matrices and convolutions only: not for biases and normalisations.
+        Momentum is the first of adamw's two decays.  Weight decay is for matrices and convolutions only: not for biases and
+        normalisations.
     schedule : str
         ``constant``, ``linear``, ``cosine`` or ``steps`` (a tenth at each of the ``milestones``).
     milestones : tuple of float
@@ -156,6 +157,22 @@ CHOICES: Mapping[str, tuple[str, ...]] = {
     "precision": PRECISIONS,
 }
 SHARES = ("warm_up", "swa", "held_out", "label_weight", "label_smoothing", "ema", "momentum")
+Need = tuple[Callable[[Settings], bool], str]
+TEACHER: Need = (lambda settings: settings.teacher != "none", 'a teacher (teacher = "original")')
+NEEDS: Mapping[str, tuple[Need, ...]] = {
+    "milestones": ((lambda settings: settings.schedule == "steps", 'schedule = "steps"'),),
+    "temperature": (TEACHER, (lambda settings: settings.logit_loss == "kl", 'logit_loss = "kl"')),
+    "logit_loss": (TEACHER,),
+    "other_loss": (TEACHER,),
+    "feature_weight": (TEACHER,),
+    "features": (TEACHER, (lambda settings: settings.feature_weight > 0, "feature_weight")),
+    "label_weight": (TEACHER,),
+    "label_smoothing": ((lambda settings: settings.teacher == "none" or settings.label_weight > 0, "label_weight"),),
+    "shift": ((lambda settings: "shift" in settings.augment, 'augment = ["shift"]'),),
+    "pool": ((lambda settings: not settings.pool or bool(settings.augment), 'an augmentation (augment = ["shift"])'),),
+}
+"""What a setting has no effect without."""
+
 POSITIVE = ("batch", "learning_rate", "temperature", "evaluations", "features")
 NOT_NEGATIVE = ("weight_decay", "clip", "feature_weight", "shift", "pool", "patience", "threads", "seed")
 
@@ -184,9 +201,21 @@ def check(settings: Settings) -> Settings:
         raise RecipeError(
             "statistics of batches are not those of averaged weights", where="swa, batch_norm", hint="reestimate = true"
         )
-    if settings.pool and not settings.augment:
-        raise RecipeError("would have no effect without an augmentation", where="pool", hint='augment = ["shift"]')
     return settings
+
+
+def check_effects(given: Iterable[str], settings: Settings) -> None:
+    """Refuse settings that were given and that the others leave without effect.
+
+    Raises
+    ------
+    RecipeError
+        Names the first, and what it needs.
+    """
+    for name in given:
+        for is_met, need in NEEDS.get(name, ()):
+            if not is_met(settings):
+                raise RecipeError(f"would have no effect without {need}", where=name)
 
 
 def _check_ranges(settings: Settings) -> None:

@@ -99,6 +99,11 @@ def test_every_recipe_that_comes_with_the_program_is_valid() -> None:
         ("options.leraning_rate = 0.1", "nearest one is learning_rate"),
         ('swa = 0.5\nbatch_norm = "batch"', "averaged weights"),
         ("pool = 64", "without an augmentation"),
+        ("milestones = [0.5]", "no effect without schedule"),
+        ('temperature = 2.0\nlogit_loss = "mse"', "no effect without logit_loss"),
+        ('feature_weight = 1.0\nteacher = "none"', "no effect without a teacher"),
+        ("features = 3", "no effect without feature_weight"),
+        ("shift = 4", "no effect without augment"),
         ('schedule = "steep"', "no such choice"),
     ],
 )
@@ -265,3 +270,15 @@ def test_recovery_refuses_before_any_work_what_its_normalisations_cannot_be(net:
         chosen = str(recipe(tmp_path, f'norms = "{norms}"\n'))
         with pytest.raises(RecipeError, match=message):
             shrinkc.compress(model, data=images, dry_run=True, recover="2steps", recover_with=chosen)
+
+
+def test_training_without_a_cut_has_no_values_inside_to_compare(model: Path, data: Path, tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="values inside"):
+        shrinkc.train(model, recipe="recovery", feature_weight=1.0, data=data, output=tmp_path / "o.onnx")
+
+
+def test_what_a_recipe_says_may_lose_its_effect_to_what_is_given_over_it(tmp_path: Path) -> None:
+    milestones = recipe(tmp_path, 'schedule = "steps"\nmilestones = [0.2]\ntemperature = 2.0\n')
+    assert recipe_files.resolve(milestones, schedule="cosine", teacher="none").schedule == "cosine"
+    with pytest.raises(RecipeError, match="no effect without schedule"):
+        recipe_files.resolve("recovery", milestones=(0.3,))
