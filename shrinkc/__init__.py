@@ -13,9 +13,9 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 if TYPE_CHECKING:
     from shrinkc.checking import check as check
+    from shrinkc.compressing import compress as compress
     from shrinkc.inspection import inspect as inspect
     from shrinkc.learning import train as train
-    from shrinkc.pipeline import compress as compress
     from shrinkc.sweeping import bench as bench
     from shrinkc.validating import validate as validate
 
@@ -33,7 +33,7 @@ def __getattr__(name: str) -> Any:
 
         return check
     if name == "compress":
-        from shrinkc.pipeline import compress
+        from shrinkc.compressing import compress
 
         return compress
     if name == "inspect":

@@ -134,7 +134,7 @@ def test_a_module_is_compressed_and_trains_on() -> None:
     layers = [torch.nn.Conv2d(3, 16, 3), torch.nn.ReLU(), torch.nn.Conv2d(16, 16, 3), torch.nn.ReLU()]
     network = torch.nn.Sequential(*layers, torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(16, 4))
     image = torch.randn(1, 3, 12, 12)
-    found = shrinkc.torch.compress(network, [image], prune_ratio=0.5, round_to=1, measure_latency=False)
+    found = shrinkc.compress(network, [image], prune_ratio=0.5, round_to=1, measure_latency=False)
     assert network.training
     assert found.report.after.parameters < 0.5 * found.report.before.parameters
     assert sum(tensor.numel() for tensor in found.module.parameters()) == found.report.after.parameters
@@ -142,6 +142,11 @@ def test_a_module_is_compressed_and_trains_on() -> None:
     assert y.shape == (3, 4)
     y.sum().backward()
     assert all(tensor.grad is not None for tensor in found.module.parameters())
+
+
+def test_a_module_without_inputs_to_export_it_with_is_refused() -> None:
+    with pytest.raises(RecipeError, match=r"neither a file nor a module with inputs(?s:.*)\(images,\)"):
+        shrinkc.compress(torch.nn.Linear(2, 2), macs="50%")
 
 
 def test_a_value_inside_a_piece_that_others_need_is_still_made(saved: Callable[..., Path], a: torch.Tensor) -> None:
