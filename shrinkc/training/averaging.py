@@ -2,8 +2,8 @@
 
 Izmailov, Podoprikhin, Garipov, Vetrov, Wilson. Averaging Weights Leads to Wider Optima and Better Generalization. UAI 2018, for
 the equal mean (differs: of every step's weights in the last share of a phase, not of the ends of cycles); the moving one warms
-up as tau_t = min(tau, (1 + t) / (10 + t)).  Both are linear in the weights, so masks
-commute with them as long as they do not change; after a change they are put on the average too.
+up as tau_t = min(tau, (1 + t) / (10 + t)).  Both are linear in the weights, so masks commute with them as long as they do not
+change; after a change they are put on the average too.
 """
 
 from __future__ import annotations

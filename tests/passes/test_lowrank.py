@@ -6,7 +6,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 from models.builder import Net
-from models.linear_layers import LAYERS, correlated, normalised_conv, plain_conv, row_net
+from models.linear_layers import LAYERS, correlated, normalised_conv, plain_conv, row_net, table
 from shrinkc.passes.lowrank.bn_svd import BatchNormSvd
 from shrinkc.passes.lowrank.svd import Svd
 from shrinkc.passes.lowrank.whitened_svd import WhitenedSvd
@@ -156,6 +156,19 @@ def test_whitened_errors_are_the_squared_singular_values_of_the_weight_in_the_in
     plain = only(model, Svd(), batches)
     assert (candidate.errors <= plain.errors + 1e-12).all()
     assert candidate.errors[4] < 0.8 * plain.errors[4]
+
+
+@pytest.mark.parametrize("maker", [m for m in LAYERS.values() if m is not normalised_conv], ids=lambda maker: maker.__name__)
+def test_at_no_rank_do_whitened_factors_lose_more_than_plain_ones(maker: Callable[[], Net]) -> None:
+    """Errors that the runtime has, of the samples the factors were found on; where inputs are correlated, clearly less."""
+    model = model_of(maker())
+    batches = batches_for(model)
+    whitened, plain = (only(model, method, batches) for method in (WhitenedSvd(), Svd()))
+    assert (whitened.errors <= plain.errors * (1 + 1e-9) + 1e-12).all()
+    rank, expected = whitened.full_rank // 2, outputs(model, batches)
+    lost = [np.square(outputs(at_rank(model, one, rank, batches), batches) - expected).sum() for one in (whitened, plain)]
+    assert lost[0] <= lost[1] * (1 + 1e-6)
+    assert maker is table or lost[0] < 0.95 * lost[1]
 
 
 def test_more_outputs_than_inputs_give_the_same_errors_either_way() -> None:
