@@ -17,7 +17,7 @@ from shrinkc import ir as shrinkc_ir
 from shrinkc.analysis.attributes import input_at, int_of
 from shrinkc.api import FloatArray, RuntimeAdapter
 from shrinkc.evidence.responses import Batches, Response, needed_values, observable, responses
-from shrinkc.evidence.sites import Site, is_alone, sites_of
+from shrinkc.evidence.sites import Intercept, Site, is_alone, sites_of
 from shrinkc.evidence.walking import Walk
 from shrinkc.factors import BasisOf, Chain, Factored, Factorization, Form, LinearLayer, Sizes, Work
 from shrinkc.shapes import Shadow
@@ -247,7 +247,17 @@ def _recurrent(node: ir.Node, shadow: Shadow) -> Site | None:
     if shrinkc_ir.constant_tensor(weight) is None or not is_alone(weight) or shadow.shape(data) is None:
         return None
     rows = shape[0] * shape[1]
-    return Site(node, data, node.outputs[0], weight, 1, shape[2], rows, 1, None, False, 1.0, None)
+    intercept = _gate_biases(node, shape[0], shape[1])
+    return Site(node, data, node.outputs[0], weight, 1, shape[2], rows, 1, None, False, 1.0, intercept)
+
+
+def _gate_biases(node: ir.Node, directions: int, rows: int) -> Intercept | None:
+    """The biases behind the input matrices: the first half of what each direction stores."""
+    stored = input_at(node, 3)
+    if stored is None or shrinkc_ir.constant_tensor(stored) is None or not is_alone(stored):
+        return None
+    places = np.arange(directions)[:, None] * 2 * rows + np.arange(rows)
+    return Intercept(stored, places=places.reshape(-1))
 
 
 def is_table(site: Site) -> bool:

@@ -2,7 +2,8 @@
 
 Prabhavalkar, Alsharif, Bruguier, McGraw. On the compression of recurrent neural networks with an application to LVCSR
 acoustic modeling. ICASSP 2016.  Directions and gates share the product.  Differs: recurrent matrices stay, as the fused
-operators of ONNX take them whole; gates are looked at before their biases, which stay as they are.
+operators of ONNX take them whole; gates are looked at before their biases, of which those of the inputs take up the mean that
+is lost, where there are any.
 """
 
 from __future__ import annotations
@@ -56,4 +57,6 @@ class RecurrentFactors(Truncated):
     def chain(self, rank: int) -> Chain:
         """See :class:`shrinkc.factors.Factored`."""
         left, right = self.factors(rank)
-        return Chain((Stage("MatMul", right[0].T), recurrent_stage(self._site, left[0])))
+        change = self.bias(rank) - self._layer.bias
+        stages = (Stage("MatMul", right[0].T), recurrent_stage(self._site, left[0]))
+        return Chain(stages, change if change.any() else None)

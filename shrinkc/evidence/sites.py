@@ -38,12 +38,22 @@ class Intercept:
         Whether the site adds it itself, so that its output holds it already.
     factor : float
         What the tensor is multiplied by (the beta of a Gemm).
+    places : int64 ndarray of shape (outputs,), optional
+        Where in the flattened tensor the entries lie; None where it holds nothing else.
     """
 
     tensor: ir.Value
     sign: int = 1
     is_own: bool = False
     factor: float = 1.0
+    places: Labels | None = field(default=None, repr=False)
+
+    def moved(self, change: FloatArray) -> FloatArray:
+        """The tensor with a change of the outputs, shape (outputs,), taken up."""
+        array: FloatArray = shrinkc_ir.stored_array(self.tensor).astype(np.float64)
+        flat = array.reshape(-1)
+        flat[slice(None) if self.places is None else self.places] += self.sign * change / self.factor
+        return array
 
 
 @dataclass(frozen=True)
@@ -153,9 +163,9 @@ class Site:
         change = (bias - self.bias()).reshape(-1)
         if self.intercept is None or not change.any():
             return []
-        old = shrinkc_ir.stored_array(self.intercept.tensor)
-        moved = _without_dust(old + self.intercept.sign * change.reshape(old.shape) / self.intercept.factor)
-        shrinkc_ir.replace_tensor(self.intercept.tensor, moved.astype(old.dtype))
+        moved = _without_dust(self.intercept.moved(change))
+        dtype = shrinkc_ir.stored_array(self.intercept.tensor).dtype
+        shrinkc_ir.replace_tensor(self.intercept.tensor, moved.astype(dtype))
         return [self.intercept.tensor.name or ""]
 
 

@@ -121,6 +121,46 @@ def test_the_input_matrices_of_a_recurrent_layer_are_split_out_exactly(kind: str
     assert max(trial.error for trial in proof.trials) <= 1
 
 
+def recurrent_net(kind: str, gates: int, *, has_bias: bool) -> ir.Model:
+    net = Net()
+    net.input("x", [7, "n", 10])
+    parts = [net.weight(2, gates * 6, size) for size in (10, 6)]
+    biases = [net.const(net.random.standard_normal((2, 2 * gates * 6)).astype(np.float32) / 3, "biases")] if has_bias else []
+    net.output(net.op(kind, "x", *parts, *biases, outputs=2, hidden_size=6, direction="bidirectional")[0])
+    return model_of(net)
+
+
+@pytest.mark.parametrize(("kind", "gates"), [("LSTM", 4), ("GRU", 3), ("RNN", 1)])
+def test_biases_of_a_recurrent_layer_take_up_the_mean_that_its_input_matrices_lose(kind: str, gates: int) -> None:
+    """Stored biases and outputs by hand: the first half of each direction's moves by ``(W - W_r) mean(x)``, no other."""
+    model = recurrent_net(kind, gates, has_bias=True)
+    batches = [{"x": correlated((7, 40, 10)) + np.linspace(-2, 2, 10, dtype=np.float32)}]
+    candidate = only(model, WhitenedSvd(), batches, ("recurrent",))
+    built = at_rank(model, candidate, 2, batches)
+    weight, before = (shrinkc_ir.stored_array(model.graph.initializers[name]) for name in ("c0", "biases"))
+    factors = [shrinkc_ir.stored_array(value) for value in built.graph.initializers.values() if value.name != "biases"]
+    inner = next(array for array in factors if array.shape == (10, 2))
+    outer = next(array for array in factors if array.shape == (2, gates * 6, 2))
+    lost = (weight - outer @ inner.T) @ batches[0]["x"].mean((0, 1))
+    moved = shrinkc_ir.stored_array(built.graph.initializers["biases"]) - before
+    np.testing.assert_allclose(moved[:, : gates * 6], lost, atol=1e-4)
+    assert not moved[:, gates * 6 :].any()
+    proof = prove_factors(model, built, [candidate.name], input_shapes(model), runtime())
+    assert max(trial.error for trial in proof.trials) <= 1
+
+
+def test_without_biases_a_recurrent_layer_loses_more() -> None:
+    shifted = [{"x": correlated((7, 40, 10)) + np.linspace(-2, 2, 10, dtype=np.float32)}]
+
+    def lost(has_bias: bool) -> float:
+        model = recurrent_net("LSTM", 4, has_bias=has_bias)
+        candidate = only(model, Svd(), shifted, ("recurrent",))
+        assert candidate.layer.can_shift is has_bias
+        return float(np.square(outputs(at_rank(model, candidate, 3, shifted), shifted) - outputs(model, shifted)).mean())
+
+    assert lost(True) < 0.7 * lost(False)
+
+
 SPLIT = [LAYERS[name] for name in ("plain_conv", "strided_conv", "dilated_conv", "same_conv")]
 
 
