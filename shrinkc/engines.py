@@ -23,6 +23,9 @@ THIS_MACHINE = "this machine"
 LEVELS = ("not run", "converted", "loaded", "validated", "timed")
 """What can be reached, in order; ``not run`` always comes with a reason."""
 
+CONVERSION_TIMEOUT_S = 600.0
+"""Most time of one conversion, where nothing else is said."""
+
 SUPPORTED, UNSUPPORTED, UNKNOWN = "supported", "unsupported", "unknown"
 
 
@@ -136,7 +139,7 @@ class ConvertConfig:
     precision: str = "float32"
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     options: Mapping[str, Any] = field(default_factory=dict)
-    timeout_s: float = 600.0
+    timeout_s: float = CONVERSION_TIMEOUT_S
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from shrinkc import ir as shrinkc_ir
 from shrinkc.api import ConvertConfig, Engine, EngineSession, Port, RunConfig, RuntimeAdapter, SupportReport
 from shrinkc.comparing import compare, worst
 from shrinkc.diverging import locate
-from shrinkc.engines import probe_of
+from shrinkc.engines import CONVERSION_TIMEOUT_S, probe_of
 from shrinkc.errors import BuildError, CalibrationError, PluginError, RecipeError, RuntimeUnavailable, ShrinkcError
 from shrinkc.evidence import data as evidence_data
 from shrinkc.evidence import sources
@@ -84,6 +84,7 @@ def validate(
     seed: int = 0,
     is_timed: bool = False,
     keep: str | os.PathLike[str] | None = None,
+    timeout_s: float = CONVERSION_TIMEOUT_S,
     progress: Progress | None = None,
 ) -> Validation:
     """Run a compressed model on several engines and compare with onnxruntime on the same model and on the original.
@@ -109,6 +110,8 @@ def validate(
         Also time both models, in turns, on every engine whose numbers are right; never on one that is emulated.
     keep : path, optional
         Folder for what every engine's converter makes of the compressed model, in a folder of the engine's name.
+    timeout_s : float
+        Most seconds of one conversion; a converter that takes longer is ended, and the others go on.
     progress : Progress, optional
 
     Raises
@@ -125,7 +128,8 @@ def validate(
     feeds = list(samples.batches(evidence_data.fixed_batch(model) or 1))[:n_inputs]
     config = RunConfig(threads, precision=precision)
     job = _job(paths, feeds, config, reporter, is_real=not samples.is_synthetic, is_timed=is_timed)
-    job = replace(job, kept=None if keep is None else Path(keep))
+    conversion = replace(job.conversion, timeout_s=timeout_s)
+    job = replace(job, kept=None if keep is None else Path(keep), conversion=conversion)
     results = []
     for name, engine in engines.items():
         with reporter.stage(f"validating on {name}"):

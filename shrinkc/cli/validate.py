@@ -40,6 +40,15 @@ ON_ARM64 = ("arm64:ncnn", "arm64:mnn")
 )
 @click.option("--time", "is_timed", is_flag=True, help="Also time both models, in turns, wherever the numbers are right.")
 @click.option("--keep", metavar="FOLDER", help="Keep what each runtime's converter made of COMPRESSED: .ort, .mnn, engines, …")
+@click.option(
+    "--timeout",
+    "timeout_s",
+    type=click.FloatRange(0, min_open=True),
+    default=600.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="Most time of one conversion; longer ones are ended and the other runtimes go on.",
+)
 @click.option("--threads", type=click.IntRange(1), default=1, show_default=True)
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of made-up inputs.")
 @output_options
@@ -55,6 +64,7 @@ def validate(
     precision: str,
     is_timed: bool,
     keep: str | None,
+    timeout_s: float,
     threads: int,
     seed: int,
     quiet: bool,
@@ -87,6 +97,7 @@ def validate(
         seed=seed,
         is_timed=is_timed,
         keep=keep,
+        timeout_s=timeout_s,
         progress=progress,
     )
     _print(found, quiet, as_json)

@@ -65,6 +65,8 @@ def convert(request):
 )
 """It tells how many models its converter's process has had."""
 
+SLOW_CONVERTER = "import time\ndef convert(request):\n    time.sleep(600)\n"
+
 FORGETFUL = "def convert(request):\n    return {'files': ['model.bin']}\n"
 
 BROKEN_FILE = """

@@ -95,6 +95,16 @@ def test_a_converter_that_reports_success_with_a_broken_file_is_called_so(
     assert "missing: model.bin" in forgetful.reason
 
 
+def test_a_converter_gets_as_much_time_as_it_is_given_and_the_rest_goes_on(
+    on: Callable[..., tuple[EngineResult, ...]], tmp_path: Path
+) -> None:
+    slow = fakes.converting_engine(tmp_path, fakes.SLOW_CONVERTER, "a-slow")
+    ended, healthy = on(slow, fakes.onnx_engine(tmp_path, fakes.HEALTHY, "b-healthy"), timeout_s=1.5)
+    assert (ended.status, ended.level) == ("failed", "not run")
+    assert "no answer within 1.5 s" in ended.reason
+    assert healthy.status == "ok"
+
+
 def test_wrong_numbers_are_found_and_the_first_node_named(on: Callable[..., tuple[EngineResult, ...]], tmp_path: Path) -> None:
     """The engine computes every Sigmoid as Tanh; the first one gives c."""
     (result,) = on(fakes.onnx_engine(tmp_path, fakes.TAMPERING))
