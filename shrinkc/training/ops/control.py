@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from shrinkc.training.ops.call import Call, Function, Table
+from shrinkc.training.ops.tensors import dtype_of
 
 op = Table()
 OPS = op.ops
@@ -51,11 +52,11 @@ def loop(call: Call) -> Function:
 
 
 def _nothing(call: Call, n_carried: int, count: int) -> list[Tensor]:
-    """Scan outputs of a loop that never ran: no rows, of the size that is declared."""
-    body = call.node.attributes["body"].as_graph()
-    shapes = [value.shape for value in body.outputs[1 + n_carried :]]
-    sizes = [[dim if isinstance(dim, int) else 0 for dim in shape] if shape is not None else [] for shape in shapes]
-    return [torch.zeros(0, *size) for size in sizes[:count]]
+    """Scan outputs of a loop that never ran: no rows, of the size and the type that are declared."""
+    values = call.node.attributes["body"].as_graph().outputs[1 + n_carried :]
+    sizes = [[dim if isinstance(dim, int) else 0 for dim in value.shape or ()] for value in values]
+    types = [torch.float32 if value.dtype is None else dtype_of(value.dtype) for value in values]
+    return [torch.zeros(0, *size, dtype=dtype) for size, dtype in zip(sizes[:count], types, strict=False)]
 
 
 @op("Scan", since=9)

@@ -64,7 +64,8 @@ def conv_transpose(call: Call) -> Function:
         windows = Windows.of(call, w.shape[2:])
         pads, extra = _of_transpose(call, windows, x.shape[2:])
         n = len(windows.kernel)
-        if is_symmetric(pads) and all(e < max(s, d) for e, s, d in zip(extra, windows.strides, windows.dilations, strict=True)):
+        fits = all(e < max(s, d) for e, s, d in zip(extra, windows.strides, windows.dilations, strict=True))
+        if fits and is_symmetric(pads) and min(pads, default=0) >= 0:
             made: Tensor = TRANSPOSED[w.dim()](x, w, b, windows.strides, pads[:n], extra, group, windows.dilations)
             return made
         full = TRANSPOSED[w.dim()](x, w, None, windows.strides, 0, 0, group, windows.dilations)

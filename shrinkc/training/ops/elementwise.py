@@ -24,9 +24,8 @@ def divided(a: Tensor, b: Tensor) -> Tensor:
 
 def powered(a: Tensor, b: Tensor) -> Tensor:
     """``a ** b`` in the type of ``a``."""
-    if a.is_floating_point():
-        return torch.pow(a, b)
-    return torch.pow(a, b) if not b.is_floating_point() else torch.pow(a.to(b.dtype), b).to(a.dtype)
+    wide = a.to(b.dtype) if b.is_floating_point() and not a.is_floating_point() else a
+    return torch.pow(wide, b).to(a.dtype)
 
 
 def _shifted_right(a: Tensor, b: Tensor) -> Tensor:

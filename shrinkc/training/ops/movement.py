@@ -177,7 +177,8 @@ def sliced(
     for i, (start, end) in enumerate(zip(starts, ends, strict=True)):
         axis = i if axes is None else axes[i] % x.dim()
         step = 1 if steps is None else steps[i]
-        first, last, step = slice(start, _open_end(end, step, x.shape[axis]), step).indices(x.shape[axis])
+        size = x.shape[axis]
+        first, last, step = slice(max(start, -size), _open_end(end, step, size), step).indices(size)
         if step > 0:
             key = (slice(None),) * axis + (slice(first, max(first, last), step),)
             x = x[key]
@@ -219,10 +220,14 @@ def tile(call: Call) -> Function:
 
 @op("Range")
 def arange(call: Call) -> Function:
-    """From start, before limit, by delta."""
-    return lambda start, limit, delta: torch.arange(
-        start.item(), limit.item(), delta.item(), dtype=start.dtype, device=start.device
-    )
+    """From start, before limit, by delta; empty if the limit lies behind the start."""
+
+    def run(start: Tensor, limit: Tensor, delta: Tensor) -> Tensor:
+        first, last, step = start.item(), limit.item(), delta.item()
+        last = max(first, last) if step > 0 else min(first, last)
+        return torch.arange(first, last, step, dtype=start.dtype, device=start.device)
+
+    return run
 
 
 @op("EyeLike")
@@ -311,7 +316,7 @@ MODES = {"reflect": "reflect", "edge": "replicate", "wrap": "circular"}
 
 
 def padded(x: Tensor, pads: Sequence[int], mode: str, value: float) -> Tensor:
-    """``x`` with ``pads`` (all befores, then all afters) around it; negative ones cut."""
+    """``x`` with ``pads`` (all befores, then all afters) around it; negative ones cut, before anything is added."""
     rank = x.dim()
     if mode == "constant":
         pairs = [amount for axis in reversed(range(rank)) for amount in (pads[axis], pads[axis + rank])]
@@ -321,7 +326,8 @@ def padded(x: Tensor, pads: Sequence[int], mode: str, value: float) -> Tensor:
     for axis in range(rank):
         before, after = pads[axis], pads[axis + rank]
         if before or after:
-            x = torch.index_select(x, axis, _source_positions(x.shape[axis], before, after, mode).to(x.device))
+            x = x.narrow(axis, max(0, -before), x.shape[axis] + min(0, before) + min(0, after))
+            x = torch.index_select(x, axis, _source_positions(x.shape[axis], max(0, before), max(0, after), mode).to(x.device))
     return x
 
 

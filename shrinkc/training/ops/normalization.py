@@ -51,9 +51,9 @@ def _by_batch(
 
 @op("InstanceNormalization")
 def instance_norm(call: Call) -> Function:
-    """Every plane by its own mean and variance."""
+    """Every plane by its own mean and variance; one of a single element is its bias, which ``F.instance_norm`` refuses."""
     epsilon = call.number("epsilon", 1e-5)
-    return lambda x, scale, bias: F.instance_norm(x, None, None, scale, bias, True, 0.0, epsilon)
+    return lambda x, s, b: torch.instance_norm(x, s, b, None, None, True, 0.0, epsilon, torch.backends.cudnn.enabled)
 
 
 @op("LayerNormalization")
@@ -100,7 +100,7 @@ def group_norm_by_groups(call: Call) -> Function:
 
     def run(x: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
         repeat = x.shape[1] // scale.shape[0]
-        return F.group_norm(x, groups, scale.repeat_interleave(repeat), bias.repeat_interleave(repeat), epsilon)
+        return torch.group_norm(x, groups, scale.repeat_interleave(repeat), bias.repeat_interleave(repeat), epsilon)
 
     return run
 
@@ -109,7 +109,7 @@ def group_norm_by_groups(call: Call) -> Function:
 def group_norm(call: Call) -> Function:
     """Scale and bias of one entry a channel."""
     groups, epsilon = call.integer("num_groups"), call.number("epsilon", 1e-5)
-    return lambda x, scale, bias: F.group_norm(x, groups, scale, bias, epsilon)
+    return lambda x, scale, bias: torch.group_norm(x, groups, scale, bias, epsilon)
 
 
 @op("MeanVarianceNormalization")
@@ -158,7 +158,7 @@ def _softmax(call: Call, function: Function) -> Function:
     first = call.integer("axis", 1)  # before opset 13 all axes from here on are one
 
     def run(x: Tensor) -> Tensor:
-        flat = x.reshape(prod(x.shape[:first]), -1)
+        flat = x.reshape(prod(x.shape[:first]), prod(x.shape[first:]))
         result: Tensor = function(flat, -1).reshape(x.shape)
         return result
 
@@ -190,8 +190,11 @@ def hardmax(call: Call) -> Function:
 
 @op("Dropout")
 def dropout(call: Call) -> Function:
-    """Nothing, unless the executor trains, or the node says itself that it does (opset 12 on)."""
-    known = call.constant(1)
+    """Nothing, unless the executor trains, or the node says itself that it does (opset 12 on).
+
+    What was kept is told in truth values, before opset 10 in the type of the data.
+    """
+    known, are_truths = call.constant(1), call.version >= 10
     fixed = float(known) if known is not None else call.number("ratio", 0.5)
     mode, wants_mask = call.mode, call.has_output(1)
     trains_always = call.constant(2) is not None and bool(call.constant(2))
@@ -200,10 +203,10 @@ def dropout(call: Call) -> Function:
         share = float(ratio) if ratio is not None and known is None else fixed
         is_active = mode.is_training or trains_always or (trains is not None and bool(trains))
         if not is_active or share == 0:
-            return (x, torch.ones_like(x, dtype=torch.bool)) if wants_mask else x
+            return (x, torch.ones_like(x, dtype=torch.bool if are_truths else x.dtype)) if wants_mask else x
         if not wants_mask:
             return F.dropout(x, share, True)
         mask = torch.rand_like(x) >= share
-        return x * mask / (1 - share), mask
+        return x * mask / (1 - share), mask if are_truths else mask.to(x.dtype)
 
     return run

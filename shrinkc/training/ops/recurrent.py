@@ -16,6 +16,10 @@ OPS = op.ops
 
 Activation = Callable[[Tensor], Tensor]
 
+WITH_BETA = frozenset({"affine", "scaledtanh", "hardsigmoid"})
+WITH_ALPHA = WITH_BETA | {"leakyrelu", "thresholdedrelu", "elu"}
+"""Activations that take the next number of ``activation_alpha``, or of ``activation_beta``; the others take none."""
+
 
 def activation(name: str, alpha: float | None, beta: float | None) -> Activation:
     """Activation by its ONNX name, in any case."""
@@ -54,10 +58,14 @@ class Cell:
         direction = call.text("direction", "forward")
         directions = ("forward", "reverse") if direction == "bidirectional" else (direction,)
         names = call.texts("activations") or [*defaults] * len(directions)
-        alphas, betas = call.numbers("activation_alpha") or [], call.numbers("activation_beta") or []
+        alphas, betas = iter(call.numbers("activation_alpha") or []), iter(call.numbers("activation_beta") or [])
         every = [
-            activation(name, alphas[i] if i < len(alphas) else None, betas[i] if i < len(betas) else None)
-            for i, name in enumerate(names)
+            activation(
+                name,
+                next(alphas, None) if name.lower() in WITH_ALPHA else None,
+                next(betas, None) if name.lower() in WITH_BETA else None,
+            )
+            for name in names
         ]
         n = len(defaults)
         return cls(

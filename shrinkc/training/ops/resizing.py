@@ -10,6 +10,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -18,6 +19,10 @@ from shrinkc.training.ops.call import Call, Function, Table
 
 op = Table()
 OPS = op.ops
+
+
+BY_DIRECTION = "floor_or_ceil"
+"""The rule of opset 10 for the nearest position: the one before where an axis grows, the one after where it shrinks."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +45,7 @@ class Manner:
         return cls(
             call.text("mode", "nearest"),
             call.text("coordinate_transformation_mode", positions),
-            call.text("nearest_mode", "floor" if call.version < 11 else "round_prefer_floor"),
+            call.text("nearest_mode", BY_DIRECTION if call.version < 11 else "round_prefer_floor"),
             call.number("cubic_coeff_a", -0.75),
             bool(call.integer("antialias")),
             bool(call.integer("exclude_outside")),
@@ -109,7 +114,8 @@ def _regions(roi: list[float] | None, axes: Sequence[int], rank: int) -> Regions
 
 def _scaled(x: Tensor, scales: Sequence[float], regions: Regions | None = None) -> list[int]:
     spans = [end - start for start, end in regions] if regions is not None else [1.0] * x.dim()
-    return [math.floor(size * scale * span) for size, scale, span in zip(x.shape, scales, spans, strict=True)]
+    exact = (size * scale * span for size, scale, span in zip(x.shape, scales, spans, strict=True))
+    return [math.floor(np.float32(size)) for size in exact]  # rounded first, as 10 * 0.7 in single precision is 7
 
 
 def _to_sizes(x: Tensor, wanted: list[int], axes: list[int], manner: Manner, regions: Regions | None) -> Tensor:
@@ -169,7 +175,7 @@ def _by_torch(x: Tensor, scales: Sequence[float], sizes: Sequence[int], manner: 
     exact = all(abs(size - n * scale) < 1e-6 for size, n, scale in zip(sizes, x.shape, scales, strict=True))
     if not is_image or not exact or manner.is_antialiased or manner.excludes_outside:
         return None
-    if manner.mode == "nearest" and manner.positions == "asymmetric" and manner.nearest == "floor":
+    if manner.mode == "nearest" and manner.positions == "asymmetric" and manner.nearest in ("floor", BY_DIRECTION):
         if all(scale == int(scale) for scale in scales):
             return F.interpolate(x, tuple(sizes[2:]), mode="nearest")
         return None
@@ -188,32 +194,48 @@ def _by_torch(x: Tensor, scales: Sequence[float], sizes: Sequence[int], manner: 
 
 
 def positions(size: int, count: int, scale: float, manner: Manner, region: tuple[float, float]) -> Tensor:
-    """Where in the source every result lies, shape ``(count,)``, float64."""
-    at = torch.arange(count, dtype=torch.float64)
-    kind = manner.positions
+    """Where in the source every result lies, shape ``(count,)``, float64; in the single precision that scales are stored in.
+
+    More precise ones would fall on the other side of what is rounded: (1 + 0.5) / 0.6 - 0.5 is a little less than 2.
+    """
+    return _positions(torch.arange(count, dtype=torch.float32), size, scale, manner.positions, region).to(torch.float64)
+
+
+def _positions(at: Tensor, size: int, scale: float, kind: str, region: tuple[float, float]) -> Tensor:
+    count = len(at)
     if kind == "asymmetric":
-        return at / scale
+        return _divided(at, scale)
     if kind == "align_corners":
         wide = size * scale - 1  # what the scale says, before it is rounded to whole positions
-        return at * (size - 1) / wide if wide > 0 else torch.zeros(count, dtype=torch.float64)
+        return _divided(at * (size - 1), wide) if wide > 0 else torch.zeros_like(at)
     if kind == "tf_crop_and_resize":
         start, end = region
         if count > 1:
             return start * (size - 1) + at * (end - start) * (size - 1) / (count - 1)
-        return torch.full((count,), 0.5 * (start + end) * (size - 1), dtype=torch.float64)
+        return torch.full_like(at, 0.5 * (start + end) * (size - 1))
     if kind == "pytorch_half_pixel" and count == 1:
-        return torch.full((1,), -0.5, dtype=torch.float64)
+        return torch.zeros_like(at)
+    if kind == "tf_half_pixel_for_nn":
+        return _divided(at + 0.5, scale)
     if kind == "half_pixel_symmetric":
         adjustment = count / (scale * size)
         centre = size / 2
-        return centre * (1 - adjustment) + (at + 0.5) / scale - 0.5
-    return (at + 0.5) / scale - 0.5
+        return centre * (1 - adjustment) + _divided(at + 0.5, scale) - 0.5
+    return _divided(at + 0.5, scale) - 0.5
+
+
+def _divided(at: Tensor, by: float) -> Tensor:
+    """Quotients, rounded once: by a plain number torch divides by multiplying with its inverse."""
+    return at / torch.full_like(at, by)
 
 
 def taps(at: Tensor, size: int, scale: float, manner: Manner) -> tuple[Tensor, Tensor]:
     """Source positions and their weights for every result, both of shape ``(count, taps)``."""
     if manner.mode == "nearest":
-        index = _nearest(at, manner.nearest).clamp(0, size - 1).long()[:, None]
+        rule = manner.nearest
+        if rule == BY_DIRECTION:
+            rule = "ceil" if scale < 1 else "floor"
+        index = _nearest(at, rule).clamp(0, size - 1).long()[:, None]
         return index, torch.ones(index.shape, dtype=torch.float64)
     stretch = max(1.0, 1 / scale) if manner.is_antialiased else 1.0
     reach = (2 if manner.mode == "cubic" else 1) * stretch
@@ -229,12 +251,16 @@ def taps(at: Tensor, size: int, scale: float, manner: Manner) -> tuple[Tensor, T
     return index.clamp(0, size - 1).long(), weight
 
 
+HALF = 0.5 + 1e-6
+"""A position this near to the middle, as onnxruntime has it, lies in the middle."""
+
+
 def _nearest(at: Tensor, rule: str) -> Tensor:
     if rule == "floor":
         return torch.floor(at)
     if rule == "ceil":
         return torch.ceil(at)
-    return torch.floor(at + 0.5) if rule == "round_prefer_ceil" else torch.ceil(at - 0.5)
+    return torch.floor(at + HALF) if rule == "round_prefer_ceil" else torch.ceil(at - HALF)
 
 
 def _cubic(distance: Tensor, a: float) -> Tensor:

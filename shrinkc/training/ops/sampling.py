@@ -112,7 +112,7 @@ def max_roi_pool(call: Call) -> Function:
 
 
 def _pooled(x: Tensor, roi: Tensor, height: int, width: int, scale: float) -> Tensor:
-    batch, *corners = [int(torch.round(item)) for item in (roi[0], *(roi[1:] * scale))]
+    batch, *corners = [int(torch.floor(item + 0.5)) for item in (roi[0], *(roi[1:] * scale))]
     x1, y1, x2, y2 = corners
     tall, wide = max(y2 - y1 + 1, 1) / height, max(x2 - x1 + 1, 1) / width
     image, rows = x[batch], []

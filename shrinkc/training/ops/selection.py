@@ -30,7 +30,7 @@ def gather(call: Call) -> Function:
         if place == 0 and x.dim() == 2 and x.is_floating_point():
             return F.embedding(index, x)
         picked = torch.index_select(x, place, index.reshape(-1))
-        return picked.reshape(*x.shape[:place], *index.shape, *x.shape[place + 1 :])
+        return picked.reshape((*x.shape[:place], *index.shape, *x.shape[place + 1 :]))
 
     return run
 
