@@ -6,6 +6,7 @@ That is how methods choose that train the model to the ranks it gets; :mod:`shri
 from __future__ import annotations
 
 import fnmatch
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -33,10 +34,13 @@ class RankCost:
     candidates : mapping of layer name to Candidate
     dense : Cost
         Of the model as it is.
+    round_to : int
+        What a layer's channels between its factors are to be a multiple of.
     """
 
     candidates: Mapping[str, Candidate]
     dense: Cost
+    round_to: int = 1
 
     def of(self, ranks: Mapping[str, int]) -> Cost:
         """Cost with factors of some ranks in the place of layers; bytes are left as they are."""
@@ -47,11 +51,12 @@ class RankCost:
 
 
 def at_shares(cost: RankCost, shares: Mapping[str, float]) -> Ranks:
-    """Ranks that keep a share of every layer's full rank, at least 1; layers whose rank would not pay stay whole."""
+    """Ranks that keep a share of every layer's full rank, at least one step; layers whose rank would not pay stay whole."""
     ranks = {}
     for name, share in shares.items():
         candidate = cost.candidates[name]
-        rank = max(1, int(candidate.full_rank * share + ROUNDING))
+        step = cost.round_to // math.gcd(cost.round_to, candidate.site.groups)
+        rank = max(step, int(candidate.full_rank * share + ROUNDING) // step * step)
         if rank <= candidate.largest_rank:
             ranks[name] = rank
     return ranks
@@ -70,7 +75,7 @@ def within(cost: RankCost, weights: Mapping[str, float], budget: Budget) -> Rank
     Raises
     ------
     BudgetError
-        Not even ranks of 1 meet it.
+        Not even the lowest ranks meet it.
     """
     best = at_shares(cost, dict.fromkeys(weights, 0.0))
     if not budget.is_met(cost.of(best), cost.dense):

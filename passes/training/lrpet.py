@@ -261,7 +261,7 @@ class ChooseRanks:
         if not trained:
             reasons = ", ".join(f"{layer.layer} ({layer.reason})" for layer in found.found.whole[:3])
             raise RecipeError("no layer can be of a lower rank", where=self.method.name, because=reasons)
-        ranks, told = self.method.chosen(RankCost(trained, found.cost.dense), context)
+        ranks, told = self.method.chosen(RankCost(trained, found.cost.dense, self.method.round_to), context)
         context.records.append({"phase": RANKS, RANKS: _agreed(ranks, trained, context), "choice": self.method.choice, **told})
 
 
@@ -300,6 +300,8 @@ class Lrpet:
         Shell patterns of layers to leave alone.
     trials : int
         Of a search.
+    round_to : int
+        What ranks that are not given by name are a multiple of (of grouped convolutions, those of all groups together).
     """
 
     name: ClassVar[str] = "lrpet"
@@ -317,6 +319,7 @@ class Lrpet:
     keep_last: bool = True
     exclude: tuple[str, ...] = ()
     trials: int = 20
+    round_to: int = 1
 
     def __post_init__(self) -> None:
         """Check settings.
@@ -329,16 +332,16 @@ class Lrpet:
         for name, value, known in (("choice", self.choice, CHOICES), ("start", self.start, STARTS)):
             if value not in known:
                 raise RecipeError("no such choice", where=f"{name} = {value}", hint=f"known: {', '.join(known)}")
-        if not 0 <= self.remove < 1 or not 0 <= self.reduction < 1 or self.every < 0 or self.trials < 1:
-            raise RecipeError("out of range", where="remove, reduction, every, trials")
+        if not 0 <= self.remove < 1 or not 0 <= self.reduction < 1 or self.every < 0 or min(self.trials, self.round_to) < 1:
+            raise RecipeError("out of range", where="remove, reduction, every, trials, round_to")
         if self.macs and self.remove:
             raise RecipeError(
                 "two answers to how much goes", where="macs, remove", hint="give one of them, or `--set remove=0`"
             )
         if (self.choice == "manual") != bool(self.ranks):
             raise RecipeError("ranks by name go together with the manual choice", where="choice, ranks")
-        if self.choice == "manual" and (self.macs or self.remove):
-            raise RecipeError("would have no effect: ranks are given by name", where="macs, remove")
+        if self.choice == "manual" and (self.macs or self.remove or self.round_to > 1):
+            raise RecipeError("would have no effect: ranks are given by name", where="macs, remove, round_to")
         if self.macs:
             parse("macs", self.macs)
 

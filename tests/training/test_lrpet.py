@@ -314,6 +314,17 @@ def test_uniform_ranks_follow_the_published_rule_and_what_does_not_pay_stays_who
     assert at_shares(cost, dict.fromkeys(full, 0.7)) == {"conv3": 11, "gemm8": 2}  # 6 of 9 cost more than the whole convolution
 
 
+def test_ranks_are_rounded_down_to_a_multiple_and_layers_too_small_for_one_stay_whole(tmp_path: Path) -> None:
+    cost = replace(costs(tmp_path), round_to=4)
+    shares = dict.fromkeys(cost.candidates, 0.7)
+    assert at_shares(cost, shares) == {"conv0": 4, "conv3": 8}  # of 6 and 11; the least multiple of gemm8 does not pay
+    assert at_shares(cost, dict.fromkeys(shares, 0.0)) == {"conv0": 4, "conv3": 4}
+    result = result_of(tmp_path, macs="60%", round_to=4)
+    assert {rank % 4 for rank in result.context.records[0][RANKS].values()} == {0}
+    with pytest.raises(RecipeError, match="given by name"):
+        result_of(tmp_path, choice="manual", ranks={"c5": 3}, round_to=4)
+
+
 @pytest.mark.parametrize("asked", ["40%", "55%", "80%"])
 def test_a_budget_is_met_by_the_largest_share_that_does(asked: str, tmp_path: Path) -> None:
     cost, budget = costs(tmp_path), parse("macs", asked)
