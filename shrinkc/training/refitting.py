@@ -52,7 +52,7 @@ class RefitLSQ:
     def run(self, context: Context) -> None:
         """See :class:`shrinkc.training.interfaces.Phase`."""
         before, found = state.copied(context.tensors), context.evaluate()
-        errors = {layer.view.name: _refit(context, layer, self) for layer in refittable(context)}
+        errors = self._errors(context)
         context.world.same_(list(context.tensors.values()))
         after = context.evaluate()
         is_better = after.is_better_than(found, found)
@@ -60,6 +60,15 @@ class RefitLSQ:
             context.put(before)
         told = {"before": asdict(found), "after": asdict(after), "is_kept": is_better}
         context.records.append({"phase": "refit", "errors": errors, **told})
+
+    def _errors(self, context: Context) -> dict[str, list[float]]:
+        """Refit one layer after the other; errors of each before and after."""
+        layers, errors = list(refittable(context)), {}
+        with context.progress.counting("fitting what the mask left") as say:
+            for layer in layers:
+                errors[layer.view.name] = _refit(context, layer, self)
+                say(len(errors) / len(layers), layer.view.name)
+        return errors
 
 
 @dataclass(frozen=True, eq=False)
