@@ -19,6 +19,11 @@ if TYPE_CHECKING:
 OfFile = ParamSpec("OfFile")
 
 
+ABOUT_MODULES = """Compress an ONNX file, or a torch module: ``compress(module, (images,), ...)``.
+
+For a module see :func:`shrinkc.torch.compress`; all that follows is about files."""
+
+
 class Compress(Protocol[OfFile]):
     """What can be called with a file, or with a torch module and an example of each of its inputs."""
 
@@ -33,16 +38,18 @@ def of_either(of_file: Callable[OfFile, Report]) -> Compress[OfFile]:
 
     @wraps(of_file)
     def compress(model: Any, example_inputs: Any = None, **options: Any) -> Any:
-        if isinstance(model, str | os.PathLike) and example_inputs is None:
+        is_file = isinstance(model, str | os.PathLike)
+        if is_file and example_inputs is None:
             return cast(Callable[..., Report], of_file)(model, **options)
-        if example_inputs is None:
-            raise RecipeError(
-                "neither a file nor a module with inputs", where=type(model).__name__, hint="compress(module, (images,), ...)"
-            )
+        if is_file or not isinstance(example_inputs, tuple | list):
+            given = f"{type(model).__name__}, {type(example_inputs).__name__}"
+            hint = 'compress("model.onnx", ...) or compress(module, (images,), ...)'
+            raise RecipeError("neither a file nor a module with inputs", where=given, hint=hint)
         from shrinkc.torch import compress as compress_module
 
         return compress_module(model, example_inputs, **options)
 
+    compress.__doc__ = f"{ABOUT_MODULES}\n\n{of_file.__doc__}"
     return cast(Compress[OfFile], compress)
 
 

@@ -98,10 +98,12 @@ def check(recipe: Recipe, model: ir.Model, data: Data | None, *, makes_up_data: 
         )
     from shrinkc.training.batch_norms import check_openable
     from shrinkc.training.executor import check_operators
+    from shrinkc.training.lifting import lift_weights
 
     check_operators(model)
     if settings.norms != "given":
-        check_openable(model)
+        lift_weights(copy := model.clone())
+        check_openable(copy)
 
 
 def recovered(

@@ -135,6 +135,8 @@ def compress(module: nn.Module, example_inputs: Sequence[Tensor], **options: Any
     """
     from shrinkc.pipeline import compress as compress_file
 
+    if options.get("dry_run"):
+        raise RecipeError("a dry run leaves no module", where="dry_run", hint="export it, and plan for the file")
     with tempfile.TemporaryDirectory(prefix="shrinkc-") as folder:
         path = Path(folder) / "model.onnx"
         _export(module, tuple(example_inputs), path)

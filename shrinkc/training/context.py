@@ -178,7 +178,8 @@ class Context:
         self.put(under("live/", checkpoint.tensors))
         self.masks = MaskSet(under("mask/", checkpoint.tensors))
         names = checkpoint.facts["snapshots"]
-        self.snapshots = {name: under(f"snapshot/{name}/", checkpoint.tensors) for name in names}
+        held = {name: under(f"snapshot/{name}/", checkpoint.tensors) for name in names}
+        self.snapshots = {name: state.laid_out_as(self.tensors, tensors) for name, tensors in held.items()}
         self.phase, self.cycle, self.step = (int(checkpoint.facts[name]) for name in ("phase", "cycle", "step"))
         self.steps_done, self.records = int(checkpoint.facts["steps_done"]), list(checkpoint.facts["records"])
         if checkpoint.facts["own"]:

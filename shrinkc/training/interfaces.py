@@ -86,7 +86,7 @@ class Plugin:
         return Signal.GO_ON
 
     def on_epoch_end(self, context: Context) -> Signal:
-        """After every sample was seen once more; behind ``after_step`` of the same step."""
+        """After the last whole batch of an epoch; behind ``after_step`` of the same step."""
         return Signal.GO_ON
 
     def on_cycle_end(self, context: Context) -> None:

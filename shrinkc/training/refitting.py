@@ -24,19 +24,26 @@ from shrinkc.training.views import WeightView
 DAMPING = 1e-8
 """Of the mean of the diagonal: inputs that are always zero have no weight to find."""
 
+LEAST_DAMPING = 1e-200
+
 MOST_EXACT = 1024
 """Inputs of a unit up to which its equations are solved; beyond, as many steps of conjugate gradients for all units at once."""
 
 CONJUGATE_STEPS = 50
+MOST_INPUTS = 8192
+"""Inputs of a unit beyond which a layer is left alone: its second moments alone would take more than half a gigabyte."""
+
 CHUNK_BYTES = 1 << 26
 """Of a layer's inputs as a matrix, float64, at a time."""
 
 
 @dataclass(frozen=True)
 class RefitLSQ:
-    """Refit all masked layers; kept only if the model is better for it on the held-out samples.
+    """Refit all masked layers; kept, all or none, only if the model is better for it on the held-out samples.
 
-    Convolutions of any number of axes and products with a stored matrix; others, and weights that two nodes read, stay.
+    Convolutions of any number of axes and products with a stored matrix.  What stays as it is: weights and biases that two nodes
+    read, biases that are not one entry a unit, products with factors (``alpha``, ``beta``), transposed convolutions, layers of
+    more than :data:`MOST_INPUTS` inputs a unit.  An interrupt takes the whole refit back.
 
     Attributes
     ----------
@@ -55,7 +62,7 @@ class RefitLSQ:
         errors = self._errors(context)
         context.world.same_(list(context.tensors.values()))
         after = context.evaluate()
-        is_better = after.is_better_than(found, found)
+        is_better = after.is_better_than(found, found) and not context.stopped
         if not is_better:
             context.put(before)
         told = {"before": asdict(found), "after": asdict(after), "is_kept": is_better}
@@ -66,6 +73,8 @@ class RefitLSQ:
         layers, errors = list(refittable(context)), {}
         with context.progress.counting("fitting what the mask left") as say:
             for layer in layers:
+                if _is_interrupted(context):
+                    break
                 errors[layer.view.name] = _refit(context, layer, self)
                 say(len(errors) / len(layers), layer.view.name)
         return errors
@@ -125,12 +134,24 @@ class Sums:
         return max(0.0, float(explained) / self.total + 1) if self.total else 0.0
 
 
+def _is_interrupted(context: Context) -> bool:
+    """Whether somebody wants to end it, on any process; says so to what comes after."""
+    asked = torch.tensor([float(context.interrupts.requested)], device=context.settings.device)
+    if context.world.size > 1:
+        context.world.sum_([asked])
+    if asked > 0 and not context.stopped:
+        context.stopped = "interrupted"
+    return bool(asked > 0)
+
+
 def refittable(context: Context) -> Iterator[Layer]:
     """Layers under a mask that can be fitted, in the order of the graph."""
     views = {view.name: view for view in context.views if view.name in context.masks}
     for node in context.model.graph:
         weight = node.inputs[1] if node.op_type in ("Conv", "Gemm", "MatMul") else None
-        if weight is not None and weight.name in views and len(weight.uses()) == 1 and _is_plain(node, weight, context):
+        if weight is None or weight.name not in views or len(weight.uses()) > 1:
+            continue
+        if context.tensors[weight.name].numel() <= MOST_INPUTS * views[weight.name].units and _is_plain(node, weight, context):
             group = node.attributes["group"].as_int() if "group" in node.attributes else 1
             yield Layer(views[weight.name], node, _bias(node), int(group))
 
@@ -147,7 +168,11 @@ def _is_plain(node: ir.Node, weight: ir.Value, context: Context) -> bool:
 def _has_own_bias(node: ir.Node, context: Context) -> bool:
     """Whether the bias is a stored vector that nothing else reads, or there is none."""
     value = node.inputs[2] if len(node.inputs) > 2 else None
-    return value is None or (len(value.uses()) == 1 and value.name in context.tensors and context.tensors[value.name].ndim == 1)
+    if value is None:
+        return True
+    stored = context.tensors.get(value.name or "")
+    units = next((view.units for view in context.views if view.node == node.outputs[0].name), 0)
+    return stored is not None and len(value.uses()) == 1 and tuple(stored.shape) == (units,)
 
 
 def _bias(node: ir.Node) -> str:
@@ -239,7 +264,8 @@ def fitted(inputs: Tensor, outputs: Tensor, old: Tensor, support: Tensor) -> Ten
         Zero off the support.
     support : bool tensor of shape (units, n)
     """
-    damped = inputs + torch.diag_embed((DAMPING * inputs.diagonal().mean().clamp_min(1e-300)).expand(len(inputs)))
+    damped = inputs.clone()
+    damped.diagonal().add_((DAMPING * inputs.diagonal().mean()).clamp_min(LEAST_DAMPING))
     residual = (outputs - old @ inputs) * support
     if len(inputs) > MOST_EXACT:
         return old + _by_conjugate_gradients(damped, residual, support)

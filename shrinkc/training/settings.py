@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from shrinkc.errors import RecipeError
@@ -169,7 +169,7 @@ NEEDS: Mapping[str, tuple[Need, ...]] = {
     "label_weight": (TEACHER,),
     "label_smoothing": ((lambda settings: settings.teacher == "none" or settings.label_weight > 0, "label_weight"),),
     "shift": ((lambda settings: "shift" in settings.augment, 'augment = ["shift"]'),),
-    "pool": ((lambda settings: not settings.pool or bool(settings.augment), 'an augmentation (augment = ["shift"])'),),
+    "pool": ((lambda settings: bool(settings.augment), 'an augmentation (augment = ["shift"])'),),
 }
 """What a setting has no effect without."""
 
@@ -205,14 +205,17 @@ def check(settings: Settings) -> Settings:
 
 
 def check_effects(given: Iterable[str], settings: Settings) -> None:
-    """Refuse settings that were given and that the others leave without effect.
+    """Refuse settings that were given, other than they are by default, and that the others leave without effect.
 
     Raises
     ------
     RecipeError
         Names the first, and what it needs.
     """
+    usual = {field.name: field.default for field in fields(Settings)}
     for name in given:
+        if getattr(settings, name) == usual[name]:
+            continue
         for is_met, need in NEEDS.get(name, ()):
             if not is_met(settings):
                 raise RecipeError(f"would have no effect without {need}", where=name)

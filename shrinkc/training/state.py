@@ -61,6 +61,16 @@ def copied(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return {name: tensor.detach().clone() for name, tensor in tensors.items()}
 
 
+def laid_out_as(live: Mapping[str, torch.Tensor], tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Tensors in memory as the live ones of their names are: another layout is another kernel, and other last bits."""
+    return {
+        name: torch.empty_like(live[name]).copy_(tensor)
+        if name in live and live[name].shape == tensor.shape and live[name].dtype == tensor.dtype
+        else tensor
+        for name, tensor in tensors.items()
+    }
+
+
 @torch.no_grad()
 def put(tensors: Mapping[str, torch.Tensor], values: Mapping[str, torch.Tensor]) -> None:
     """Write values into live tensors of the same names."""

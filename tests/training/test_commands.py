@@ -265,6 +265,21 @@ def test_recovery_opens_folded_normalisations_and_folds_them_again(images: Path,
     assert not [node for node in shrinkc_ir.load(tmp_path / "o.onnx").graph if node.op_type == "BatchNormalization"]
 
 
+def test_normalisations_that_were_folded_into_constant_nodes_are_opened_as_well(images: Path, tmp_path: Path) -> None:
+    model = onnx.load(str(folded(tmp_path)))
+    stored = [onnx.helper.make_node("Constant", [], [tensor.name], value=tensor) for tensor in model.graph.initializer]
+    nodes = [*stored, *model.graph.node]
+    del model.graph.initializer[:], model.graph.node[:]
+    model.graph.node.extend(nodes)
+    onnx.save(model, str(tmp_path / "constants.onnx"))
+    chosen = str(recipe(tmp_path, 'norms = "refolded"\nthreads = 1\n'))
+    report = shrinkc.compress(
+        tmp_path / "constants.onnx", data=images, macs="60%", output=tmp_path / "o.onnx", recover="2steps", recover_with=chosen,
+        **QUICK,
+    )  # fmt: skip
+    assert report.recovery is not None
+
+
 def test_recovery_refuses_before_any_work_what_its_normalisations_cannot_be(net: Path, images: Path, tmp_path: Path) -> None:
     for norms, model, message in (("opened", folded(tmp_path), "keeps the graph"), ("refolded", net, "no convolution has")):
         chosen = str(recipe(tmp_path, f'norms = "{norms}"\n'))
@@ -282,3 +297,4 @@ def test_what_a_recipe_says_may_lose_its_effect_to_what_is_given_over_it(tmp_pat
     assert recipe_files.resolve(milestones, schedule="cosine", teacher="none").schedule == "cosine"
     with pytest.raises(RecipeError, match="no effect without schedule"):
         recipe_files.resolve("recovery", milestones=(0.3,))
+    assert recipe_files.resolve(milestones, feature_weight=0.0, teacher="none").teacher == "none"  # as it is by default

@@ -1,7 +1,9 @@
-"""Every version of every operator from opset 9 to 24 on the executor: onnxruntime's outputs, whatever the opset of the file.
+"""Every version of every operator from opset 9 to 24 on the executor: onnxruntime's outputs, whatever the opset.
 
 onnx's backend suite runs an operator at its newest version only.  Here small graphs are run at the first and at the last opset
-that they mean the same in, and each operator at the first and at the last opset of each of its versions.
+that they mean the same in, and each operator at the first and at the last opset of each of its versions.  Where onnxruntime
+leaves ONNX (Resize with ``align_corners`` by fractional scales, ``half_pixel_symmetric`` at ties, ConvTranspose of ``SAME`` with
+wide strides) the executor follows ONNX.
 """
 
 from __future__ import annotations

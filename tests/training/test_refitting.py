@@ -11,16 +11,18 @@ import pytest
 import torch
 from models.builder import Net
 from shrinkc.passes.training.iterative_magnitude import IterativeMagnitude
-from training.lessons import context, convnet, lesson, loaded, mlp, pictures
+from training.lessons import context, convnet, lesson, loaded, mlp, pictures, settings
 
 from shrinkc.errors import RecipeError
 from shrinkc.evidence.data import Data
+from shrinkc.log import Silent
 from shrinkc.training import refitting
 from shrinkc.training.context import Context
 from shrinkc.training.executor import Executor
 from shrinkc.training.masks import MaskSet
 from shrinkc.training.phases import Prune, Remember
 from shrinkc.training.refitting import RefitLSQ, fitted, patches, refittable
+from shrinkc.training.running import trained
 from shrinkc.training.scoring import RandomScore
 
 KINDS: list[dict[str, Any]] = [
@@ -144,6 +146,50 @@ def test_levels_with_a_refit_begin_retraining_closer_to_what_was(tmp_path: Path)
         return made.evaluate().loss
 
     assert loss(refit=True) < 0.5 * loss(refit=False)
+
+
+def test_a_refit_that_is_interrupted_is_taken_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = masked(convnet(width=12), pictures(256), tmp_path, 0.6)
+    before = {name: value.clone() for name, value in made.tensors.items()}
+    monkeypatch.setattr(type(made.interrupts), "requested", True, raising=False)
+    RefitLSQ("dense").run(made)
+    assert made.stopped == "interrupted"
+    assert not made.records[-1]["errors"]
+    assert all(torch.equal(value, made.tensors[name]) for name, value in before.items())
+
+
+def test_a_run_killed_in_a_refit_goes_on_to_the_same_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def result(checkpoint: Path | None) -> Context:
+        what = lesson(loaded(convnet(width=12), tmp_path), pictures(96), loaded(convnet(width=12), tmp_path))
+        options = {"levels": 2, "fraction": 0.4, "refit": True}
+        return trained(
+            what, settings(method="iterative-magnitude", options=options, budget="4steps"), Silent(), checkpoint
+        ).context
+
+    whole, refit, calls = result(None), refitting._refit, []
+
+    def dying(context: Context, layer: refitting.Layer, how: RefitLSQ) -> list[float]:
+        calls.append(layer)
+        if len(calls) == 5:
+            raise KeyboardInterrupt
+        return refit(context, layer, how)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(refitting, "_refit", dying)
+        with pytest.raises(KeyboardInterrupt):
+            result(tmp_path / "run.npz")
+    again = result(tmp_path / "run.npz")
+    assert again.masks.hash() == whole.masks.hash()
+    assert all(torch.equal(value, whole.tensors[name]) for name, value in again.tensors.items())
+
+
+def test_a_bias_of_one_entry_for_all_units_leaves_a_product_as_it_is(tmp_path: Path) -> None:
+    net = Net()
+    hidden = net.relu(net.op("Gemm", net.input("x", ["N", 3]), net.weight(4, 3, name="w"), net.vector(1), transB=1))
+    net.output(net.op("MatMul", hidden, net.weight(4, 2, name="head")))
+    samples = np.random.default_rng(0).standard_normal((96, 3)).astype(np.float32)
+    made = masked(net.model(), Data({"x": samples}, None, "x"), tmp_path, 0.5)
+    assert [layer.view.name for layer in refittable(made)] == ["head"]
 
 
 def test_weights_that_are_rewound_are_not_refitted() -> None:

@@ -147,6 +147,11 @@ def test_a_module_is_compressed_and_trains_on() -> None:
 def test_a_module_without_inputs_to_export_it_with_is_refused() -> None:
     with pytest.raises(RecipeError, match=r"neither a file nor a module with inputs(?s:.*)\(images,\)"):
         shrinkc.compress(torch.nn.Linear(2, 2), macs="50%")
+    for model, inputs in (("m.onnx", (torch.zeros(1, 2),)), ("m.onnx", "out.onnx"), (torch.nn.Linear(2, 2), torch.zeros(1, 2))):
+        with pytest.raises(RecipeError, match="neither a file nor a module"):
+            shrinkc.compress(model, inputs, macs="50%")  # type: ignore[call-overload]
+    with pytest.raises(RecipeError, match="dry run"):
+        shrinkc.compress(torch.nn.Linear(2, 2), (torch.zeros(1, 2),), dry_run=True)
 
 
 def test_a_value_inside_a_piece_that_others_need_is_still_made(saved: Callable[..., Path], a: torch.Tensor) -> None:
