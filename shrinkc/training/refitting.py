@@ -41,7 +41,7 @@ CHUNK_BYTES = 1 << 26
 class RefitLSQ:
     """Refit all masked layers; kept, all or none, only if the model is better for it on the held-out samples.
 
-    Convolutions of any number of axes and products with a stored matrix.  What stays as it is: weights and biases that two nodes
+    Convolutions of any number of axes and products with a stored matrix.  What stays: weights and biases that two nodes
     read, biases that are not one entry a unit, products with factors (``alpha``, ``beta``), transposed convolutions, layers of
     more than :data:`MOST_INPUTS` inputs a unit.  An interrupt takes the whole refit back.
 

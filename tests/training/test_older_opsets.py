@@ -2,8 +2,8 @@
 
 onnx's backend suite runs an operator at its newest version only.  Here small graphs are run at the first and at the last opset
 that they mean the same in, and each operator at the first and at the last opset of each of its versions.  Where onnxruntime
-leaves ONNX (Resize with ``align_corners`` by fractional scales, ``half_pixel_symmetric`` at ties, ConvTranspose of ``SAME`` with
-wide strides) the executor follows ONNX.
+leaves ONNX (Resize with ``align_corners`` by fractional scales, ``half_pixel_symmetric`` at ties, ConvTranspose of ``SAME``
+with wide strides) the executor follows ONNX.
 """
 
 from __future__ import annotations

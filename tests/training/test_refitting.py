@@ -148,10 +148,10 @@ def test_levels_with_a_refit_begin_retraining_closer_to_what_was(tmp_path: Path)
     assert loss(refit=True) < 0.5 * loss(refit=False)
 
 
-def test_a_refit_that_is_interrupted_is_taken_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_refit_that_is_interrupted_is_taken_back(tmp_path: Path) -> None:
     made = masked(convnet(width=12), pictures(256), tmp_path, 0.6)
     before = {name: value.clone() for name, value in made.tensors.items()}
-    monkeypatch.setattr(type(made.interrupts), "requested", True, raising=False)
+    made.interrupts.requested = True
     RefitLSQ("dense").run(made)
     assert made.stopped == "interrupted"
     assert not made.records[-1]["errors"]
