@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 import onnx_ir as ir
+import pytest
 from models.builder import Net
 
 from shrinkc import ir as shrinkc_ir
 from shrinkc import registry
 from shrinkc.evidence.data import Data
 from shrinkc.log import Silent
+from shrinkc.training.checkpoint import Checkpoints
 from shrinkc.training.context import Context
 from shrinkc.training.distributed import World
 from shrinkc.training.interrupts import Interrupts
 from shrinkc.training.preparing import Lesson, prepared
 from shrinkc.training.settings import Settings, check
+from shrinkc.training.trainer import Trainer
 
 QUICK: Mapping[str, Any] = {"budget": "20steps", "batch": 16, "threads": 1, "warm_up": 0.0, "learning_rate": 0.05}
 
@@ -84,3 +88,24 @@ def settings(**given: Any) -> Settings:
 def context(what: Lesson, checkpoint: Path | None = None, **given: Any) -> Context:
     """A context to train in."""
     return prepared(what, settings(**given), World(), Silent(), Interrupts(), checkpoint)
+
+
+class Killed(BaseException):
+    """What no handler catches."""
+
+
+@contextmanager
+def killed_at(step: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """What runs inside dies before a step, counted over all phases; its checkpoint is written after every step."""
+    whole = Trainer.step
+
+    def dying(self: Trainer) -> float:
+        if self.context.steps_done == step:
+            raise Killed
+        return whole(self)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Trainer, "step", dying)
+        patched.setattr(Checkpoints, "offer", lambda self, made: self.write(made()))
+        with pytest.raises(Killed):
+            yield

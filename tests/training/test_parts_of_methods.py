@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
-from training.lessons import blobs, context, lesson, loaded, mlp, settings
+from training.lessons import blobs, context, killed_at, lesson, loaded, mlp, settings
 
 from shrinkc.log import Silent
 from shrinkc.training.budget import Budget
@@ -21,10 +21,6 @@ from shrinkc.training.samples import Batch, Samples
 from shrinkc.training.schedules import Constant
 from shrinkc.training.scoring import Magnitude
 from shrinkc.training.views import WeightView, prunable
-
-
-class Killed(BaseException):
-    """What no handler catches."""
 
 
 class Seen(Plugin):
@@ -105,9 +101,6 @@ class Moving:
 def test_what_a_scorer_saw_outlives_its_phase_and_a_killed_run(
     at: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from shrinkc.training.checkpoint import Checkpoints
-    from shrinkc.training.trainer import Trainer
-
     def result(checkpoint: Path | None) -> Context:
         def built(name: str, options: Mapping[str, object]) -> Any:
             return Moving()
@@ -115,18 +108,9 @@ def test_what_a_scorer_saw_outlives_its_phase_and_a_killed_run(
         chosen = settings(method="moving", teacher="none", batch=16)
         return trained(lesson(loaded(mlp(), tmp_path), blobs()), chosen, Silent(), checkpoint, built).context
 
-    whole, step = result(None), Trainer.step
-
-    def dying(self: Trainer) -> float:
-        if self.context.steps_done == at:
-            raise Killed
-        return step(self)
-
-    with monkeypatch.context() as patched:
-        patched.setattr(Trainer, "step", dying)
-        patched.setattr(Checkpoints, "offer", lambda self, made: self.write(made()))
-        with pytest.raises(Killed):
-            result(tmp_path / "run.npz")
+    whole = result(None)
+    with killed_at(at, monkeypatch):
+        result(tmp_path / "run.npz")
     again = result(tmp_path / "run.npz")
     assert again.masks.hash() == whole.masks.hash()
     assert all(torch.equal(value, whole.tensors[name]) for name, value in again.tensors.items())

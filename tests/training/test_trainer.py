@@ -15,7 +15,7 @@ import torch
 from shrinkc.passes.training.gradual_magnitude import GradualMagnitude
 from shrinkc.passes.training.iterative_magnitude import TICKET, IterativeMagnitude, Retrain
 from shrinkc.passes.training.network_slimming import GainPenalty
-from training.lessons import blobs, context, convnet, lesson, loaded, mlp, pictures, settings
+from training.lessons import blobs, context, convnet, killed_at, lesson, loaded, mlp, pictures, settings
 
 from shrinkc import ir as shrinkc_ir
 from shrinkc import registry
@@ -46,10 +46,6 @@ class Watch(Plugin):
             assert torch.isfinite(context.tensors[name]).all()
         self.densities.append(context.masks.density())
         return Signal.GO_ON
-
-
-class Killed(BaseException):
-    """What no handler catches."""
 
 
 def weights(made: Context) -> dict[str, torch.Tensor]:
@@ -392,6 +388,7 @@ METHODS = [
     ("distillation", {}, {"swa": 0.5, "reestimate": True, "optimizer": "adamw"}),
     ("distillation", {"share": 0.25, "tried": ({"learning_rate": 0.1}, {"batch_norm": "frozen"})}, {}),
     ("iterative-magnitude", {"levels": 2, "retraining": "weights", "rewind_step": 3}, {}),
+    ("iterative-magnitude", {"levels": 2, "refit": True}, {}),
     ("gradual-magnitude", {"sparsity": 0.7, "every": 3}, {"optimizer": "adamw"}),
     ("lrpet", {"every": 3, "start": "fresh", "choice": "searched", "trials": 3}, {}),
     ("flop", {"target": 0.8}, {"optimizer": "adamw"}),
@@ -402,7 +399,6 @@ METHODS = [
 def test_a_run_killed_at_a_random_step_goes_on_to_the_same_weights(
     method: str, options: dict[str, object], given: dict[str, object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from shrinkc.training.checkpoint import Checkpoints
     from shrinkc.training.trainer import Trainer
 
     def result(checkpoint: Path | None) -> tuple[dict[str, torch.Tensor], str]:
@@ -424,17 +420,8 @@ def test_a_run_killed_at_a_random_step_goes_on_to_the_same_weights(
     monkeypatch.setattr(Trainer, "step", recording)
     whole, ended = result(None), dict(last)
     kill_at = random.randrange(2, 8)
-
-    def dying(self: Trainer) -> float:
-        if self.context.steps_done == kill_at:
-            raise Killed
-        return step(self)
-
-    with monkeypatch.context() as patched:
-        patched.setattr(Trainer, "step", dying)
-        patched.setattr(Checkpoints, "offer", lambda self, made: self.write(made()))
-        with pytest.raises(Killed):
-            result(tmp_path / "run.npz")
+    with killed_at(kill_at, monkeypatch):
+        result(tmp_path / "run.npz")
     resumed = result(tmp_path / "run.npz")
     assert same(whole[0], resumed[0]), f"killed at {kill_at}"
     assert same(ended, last), f"killed at {kill_at}"
