@@ -171,8 +171,8 @@ class Flop:
         Share of the budget, at the end, in which the gates no longer move and the factors train without noise.
     initial : float
         Gates begin around ``log((1 - initial) / initial)``; 0.5 where nothing is to be remembered.
-    temperature : float
-        Of the gates.
+    gate_temperature : float
+        Of the distribution of the gates.
     gate_rate, multiplier_rate : float
         Learning rates of gates and multipliers, by Adam, summed over the steps of the phase: a short training takes larger
         steps, so that it gets as far as a long one.
@@ -190,7 +190,7 @@ class Flop:
     ramp: float = 0.5
     settling: float = 0.3
     initial: float = 0.05
-    temperature: float = 1.0
+    gate_temperature: float = 1.0
     gate_rate: float = 25.0
     multiplier_rate: float = 25.0
     most_squared: float = 100.0
@@ -207,8 +207,8 @@ class Flop:
         shares = (self.target, self.ramp, self.settling, self.initial)
         if not all(0 < share < 1 for share in shares):
             raise RecipeError("must lie between 0 and 1", where="target, ramp, settling, initial")
-        if min(self.temperature, self.gate_rate, self.multiplier_rate, self.most_squared) <= 0:
-            raise RecipeError("must be more than 0", where="temperature, gate_rate, multiplier_rate, most_squared")
+        if min(self.gate_temperature, self.gate_rate, self.multiplier_rate, self.most_squared) <= 0:
+            raise RecipeError("must be more than 0", where="gate_temperature, gate_rate, multiplier_rate, most_squared")
         if self.quantity not in LABELS:
             raise RecipeError("no such quantity", where=self.quantity, hint=f"known: {', '.join(LABELS)}")
         if self.macs and (self.quantity != "macs" or self.target != Flop.target):
@@ -278,7 +278,7 @@ class Gated:
         settings, options = context.settings, self.options
         if settings.ema or settings.swa:
             raise RecipeError("averages of factors do not know their gates", where="ema, swa")
-        family = HardConcrete(options.temperature)
+        family = HardConcrete(options.gate_temperature)
         mean = math.log(1 - options.initial) - math.log(options.initial)
         gates = Gates(self.size.layers, family, mean, settings.seed, settings.device)
         per_epoch, length = context.feeder.order(0).steps_per_epoch, settings.length()

@@ -112,13 +112,13 @@ class GradualMagnitude:
         views = prunable(context.views, keep_first=self.keep_first, keep_last=self.keep_last)
         per_epoch = context.feeder.order(0).steps_per_epoch
         growing, settling = context.settings.length().split(self.ramp, per_epoch)
-        if context.settings.length().steps(per_epoch) is None:
+        first, whole = growing.steps(per_epoch), context.settings.length().steps(per_epoch)
+        if first is None or whole is None:
             raise RecipeError(
                 "sparsity grows by steps", where=f"budget = {context.settings.budget}", hint="a budget of epochs or steps"
             )
         schedule = schedule_of(context.settings)
         plugin = Gradually(views, Cubic(self.initial_sparsity, self.sparsity), self.every, self.is_regrowing)
-        first, whole = growing.steps(per_epoch) or 0, context.settings.length().steps(per_epoch)
         how = Projected() if self.is_regrowing else Masked()
         return [
             Train(growing, schedule, [plugin], keeps_best=False, parametrization=how, until=whole),

@@ -17,7 +17,9 @@ from shrinkc.runtimes.isolation import Here
 import shrinkc
 from shrinkc import bfloat16, doctor, registry, tolerances
 from shrinkc import ir as shrinkc_ir
+from shrinkc.cli.validate import validate as command
 from shrinkc.comparing import Difference
+from shrinkc.engines import CONVERSION_TIMEOUT_S
 from shrinkc.errors import RecipeError
 from shrinkc.latency import probe
 from shrinkc.report.validation import EngineResult
@@ -274,3 +276,8 @@ def test_openvino_computes_in_what_it_is_told_and_says_so(demo: Path) -> None:
     assert result.precision == "bfloat16"
     assert result.own[0].relative > 1e-4, "an error of float32's size would mean that it was not used"
     assert result.tolerance == 2e-2
+
+
+def test_the_command_waits_as_long_as_the_library_where_nothing_else_is_said() -> None:
+    (option,) = [option for option in command.params if option.name == "timeout_s"]
+    assert option.default == CONVERSION_TIMEOUT_S

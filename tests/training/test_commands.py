@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -20,11 +22,13 @@ from training.lessons import blobs, convnet, mlp, pictures
 import shrinkc
 from shrinkc import ir as shrinkc_ir
 from shrinkc import recipe_files as recipes
+from shrinkc import registry
 from shrinkc.cli.compress import compress
 from shrinkc.cli.recipes import recipes as recipes_command
 from shrinkc.cli.train import train
 from shrinkc.errors import CalibrationError, RecipeError, TrainingError
 from shrinkc.training import recipe_files
+from shrinkc.training.settings import Settings
 
 RECIPE = """
 method = "distillation"
@@ -298,3 +302,10 @@ def test_what_a_recipe_says_may_lose_its_effect_to_what_is_given_over_it(tmp_pat
     with pytest.raises(RecipeError, match="no effect without schedule"):
         recipe_files.resolve("recovery", milestones=(0.3,))
     assert recipe_files.resolve(milestones, feature_weight=0.0, teacher="none").teacher == "none"  # as it is by default
+
+
+@pytest.mark.parametrize("method", registry.names("training"))
+def test_no_option_of_a_method_is_named_like_a_setting_that_all_share(method: str) -> None:
+    options = set(inspect.signature(registry.load("training", method)).parameters)
+    assert options
+    assert not options & {field.name for field in fields(Settings)}
