@@ -83,7 +83,7 @@ class Compiler:
         inputs = tuple(UNUSED if value in self.known else self.slot(value) for value in graph.inputs)
         outer = tuple(UNUSED if value in self.known else self.slot(value) for value in captured)
         if self.fuses:
-            self.fused = fusions(graph)
+            self.fused = fusions(graph, self._alone, self.mode)
             self.skipped = {inner for fused in self.fused.values() for inner in fused.covered}
         steps = [step for node in graph for step in self._step(node)]
         outputs = tuple(self.slot(value) for value in graph.outputs)
@@ -135,6 +135,10 @@ class Compiler:
             self.device_slots[value] = self.n_slots
             self.n_slots += 1
         return self.device_slots[value]
+
+    def _alone(self, node: ir.Node) -> Function:
+        """What a node without graphs inside calls."""
+        return self._function(node, [], [None if value is None else self.aliases.get(value, value) for value in node.inputs])
 
     def _function(self, node: ir.Node, captured: list[ir.Value], resolved: list[ir.Value | None]) -> Function:
         version = self.opsets.get(node.domain, self.opsets.get(domain_of(node), 1))

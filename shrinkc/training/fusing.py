@@ -1,4 +1,4 @@
-"""What exporters take apart and torch has in one piece: linear layers, GELU, SiLU, hard swish.
+"""What exporters take apart and torch has in one piece: linear layers, GELU, SiLU, hard swish; normalised convolutions.
 
 One function in the place of several saves memory traffic, and under autocast keeps the element types that a network written by
 hand would have.  The graph itself is not changed; values inside a fused piece do not exist while the program runs.
@@ -8,15 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from math import isclose, sqrt
 
 import onnx_ir as ir
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from shrinkc import ir as shrinkc_ir
 from shrinkc.training.lookup import domain_of
-from shrinkc.training.ops.call import Function
+from shrinkc.training.ops.call import Function, Mode
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,13 +30,22 @@ class Fused:
     covered: tuple[ir.Node, ...]
 
 
-def fusions(graph: ir.Graph) -> dict[ir.Node, Fused]:
-    """Every piece that can be fused, by its last node."""
+def fusions(graph: ir.Graph, function_of: Callable[[ir.Node], Function], mode: Mode) -> dict[ir.Node, Fused]:
+    """Every piece that can be fused, by its last node.
+
+    Parameters
+    ----------
+    graph : ir.Graph
+    function_of : callable
+        What a node by itself calls.
+    mode : Mode
+        Of the executor: what is fused in evaluation only looks at it whenever it runs.
+    """
     outputs = set(graph.outputs)
     found: dict[ir.Node, Fused] = {}
     taken: set[ir.Node] = set()
     for node in reversed(graph):  # the last first: a product with its sum is more than the product
-        for match in (_gelu, _gate, _linear, _flipped):
+        for match in (_gelu, _gate, _linear, _flipped, partial(_normalized, function_of, mode)):
             fused = match(node)
             if fused is None or taken.intersection((node, *fused.covered)):
                 continue
@@ -115,6 +126,38 @@ def _linear(node: ir.Node) -> Fused | None:
             run = F.linear if is_outputs_first else _linear_of_columns
             return Fused((x, weight, vector), run, (product, *skipped))
     return None
+
+
+def _normalized(function_of: Callable[[ir.Node], Function], mode: Mode, node: ir.Node) -> Fused | None:
+    """Convolution whose output is normalised by stored statistics: one of other weights, with gradients to all that make them.
+
+    Where the statistics are those of the batch it is two, as ever.
+    """
+    made = _made_by(node.inputs[0], "Conv") if _is(node, "BatchNormalization") and len(node.outputs) == 1 else None
+    trains_always = node.attributes.get("training_mode")
+    if made is None or (trains_always is not None and trains_always.as_int()):
+        return None
+    convolve, normalize = function_of(made), function_of(node)
+    epsilon = node.attributes.get_float("epsilon", 1e-5)
+    has_bias = len(made.inputs) > 2 and made.inputs[2] is not None
+
+    def run(x: Tensor, w: Tensor, *others: Tensor) -> Tensor:
+        own, (scale, shift, mean, var) = others[:-4], others[-4:]
+        if mode.is_training or not _are_precise(w, *others):
+            apart: Tensor = normalize(convolve(x, w, *own), scale, shift, mean, var)
+            return apart
+        gain = scale * torch.rsqrt(var + epsilon)
+        bias = shift + ((own[0] - mean) if has_bias else -mean) * gain
+        together: Tensor = convolve(x, w * gain.reshape(-1, *(1,) * (w.dim() - 1)), bias)
+        return together
+
+    inputs = tuple(value for value in (*made.inputs, *node.inputs[1:]) if value is not None)
+    return Fused(inputs, run, (made,))
+
+
+def _are_precise(*tensors: Tensor) -> bool:
+    """Whether products of them lose nothing that matters: half precision would round what normalisation computes with more."""
+    return {tensor.dtype for tensor in tensors} in ({torch.float32}, {torch.float64})
 
 
 def _linear_of_columns(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
