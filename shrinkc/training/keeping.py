@@ -19,9 +19,11 @@ TRAINING_PASSES = 3
 LARGEST_SHARE = 0.1
 """Of the work that may go into looking at held-out samples."""
 
+METRICS = ("start", "best", "last")
+
 
 class Keeper(Plugin):
-    """Looks at the held-out samples now and then.
+    """Looks at the held-out samples now and then: how the model was at the start, at its best, and when last looked at.
 
     Parameters
     ----------
@@ -37,6 +39,7 @@ class Keeper(Plugin):
         self._evaluations, self._patience, self._average = evaluations, patience, average
         self.start: Metrics | None = None
         self.best: Metrics | None = None
+        self.last: Metrics | None = None
         self._waited = 0
         self._looked, self._looked_at = 0.0, 0
 
@@ -74,7 +77,7 @@ class Keeper(Plugin):
     def _judge(self, context: Context) -> None:
         candidate = None if self._average is None else self._average.values()
         with context.with_weights(candidate):
-            found = context.evaluate()
+            found = self.last = context.evaluate()
             self._waited += 1
             if self.best is not None and self.start is not None and found.is_better_than(self.best, self.start):
                 self.best, self._waited = found, 0
@@ -82,7 +85,7 @@ class Keeper(Plugin):
 
     def facts(self) -> dict[str, object]:
         """See :class:`Plugin`."""
-        held = {name: None if value is None else asdict(value) for name, value in (("start", self.start), ("best", self.best))}
+        held = {name: None if (value := getattr(self, name)) is None else asdict(value) for name in METRICS}
         return {**held, "waited": self._waited, "looked": self._looked, "looked_at": self._looked_at, "said": self._said()}
 
     def _said(self) -> str:
@@ -96,6 +99,6 @@ class Keeper(Plugin):
 
     def restore(self, tensors: Values, facts: Mapping[str, Any]) -> None:
         """See :class:`Plugin`."""
-        self.start, self.best = (None if facts[name] is None else Metrics(**facts[name]) for name in ("start", "best"))
+        self.start, self.best, self.last = (None if facts[name] is None else Metrics(**facts[name]) for name in METRICS)
         self._waited, self._looked = int(facts["waited"]), float(facts["looked"])
         self._looked_at = int(facts["looked_at"])

@@ -78,7 +78,7 @@ class Train:
         trainer.run()
         if keeper is None and average is not None:
             context.put(average.values() or {})
-        found = keeper.best if keeper is not None else context.evaluate()
+        found, last = (context.evaluate(),) * 2 if keeper is None else (keeper.best, keeper.last)
         context.records.append(
             {
                 "phase": "train",
@@ -86,6 +86,7 @@ class Train:
                 "seconds": time.perf_counter() - started,
                 "before": None if keeper is None or keeper.start is None else asdict(keeper.start),
                 "after": None if found is None else asdict(found),
+                "last": None if last is None else asdict(last),
                 "density": context.masks.density(),
             }
         )

@@ -1,8 +1,9 @@
-"""Settings that are found by trying: the boldest first, each for a short while, until one brings the model further.
+"""Settings that are found by trying: the boldest first, each for a short while, until one does not spoil the model.
 
 How far a cut model is from its original decides what helps it.  One that lost much needs large steps and statistics that
 follow the batch; one that lost little is only spoiled by them.  Of those that do not spoil it the boldest is taken, not the one
-that is furthest after so short a while: small steps pay at once, large ones in the end.
+that is furthest after so short a while: small steps pay at once, large ones in the end.  A model that is a little behind after
+so short a try says nothing against them: what they cost at first is won back in the rest of the budget, many times as long.
 """
 
 from __future__ import annotations
@@ -23,13 +24,17 @@ START = "start of the tries"
 
 PHASE = "try"
 
-PROGRESS = 0.95
-"""Share of the loss at the start below which a try has brought the model further; a little less may be chance."""
+SPOILED = 1.25
+"""Share of the loss at the start above which a try has spoiled the model.
+
+On the models of benchmarks/recovery.py, by the divergence from the original on test images after three CPU minutes: settings
+whose try ended at 1.2 times the loss ended below all smaller steps, those at 1.6 times and more did not.
+"""
 
 
 @dataclass(frozen=True, eq=False)
 class Try:
-    """Train with some settings for a while, unless an earlier try did well; what did well is left in the model.
+    """Train with some settings for a while, unless an earlier try did well; the best weights of that are left in the model.
 
     Attributes
     ----------
@@ -52,7 +57,7 @@ class Try:
         context.records.append({"phase": PHASE, **told, **found})
 
     def _trained(self, context: Context) -> dict[str, Any]:
-        """Losses on the held-out samples, None where it diverged."""
+        """Losses on the held-out samples, of the weights it began and ended with; None where it diverged."""
         own, context.settings = context.settings, replace(self.settings, evaluations=1)
         try:
             Train(self.budget, schedule_of(self.settings)).run(context)
@@ -61,7 +66,7 @@ class Try:
         finally:
             context.settings = own
         record = context.records.pop()
-        return {when: record[when]["loss"] for when in ("before", "after")}
+        return {"before": record["before"]["loss"], "after": record["last"]["loss"]}
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,4 +120,4 @@ def _tries(context: Context) -> list[dict[str, Any]]:
 
 
 def _has_succeeded(context: Context) -> bool:
-    return any(record["after"] is not None and record["after"] < PROGRESS * record["before"] for record in _tries(context))
+    return any(record["after"] is not None and record["after"] <= SPOILED * record["before"] for record in _tries(context))
