@@ -138,7 +138,7 @@ class Compiler:
 
     def _alone(self, node: ir.Node) -> Function:
         """What a node without graphs inside calls."""
-        return self._function(node, [], [None if value is None else self.aliases.get(value, value) for value in node.inputs])
+        return self._function(node, [], list(node.inputs))
 
     def _function(self, node: ir.Node, captured: list[ir.Value], resolved: list[ir.Value | None]) -> Function:
         version = self.opsets.get(node.domain, self.opsets.get(domain_of(node), 1))

@@ -39,7 +39,7 @@ def fusions(graph: ir.Graph, function_of: Callable[[ir.Node], Function], mode: M
     function_of : callable
         What a node by itself calls.
     mode : Mode
-        Of the executor: what is fused in evaluation only looks at it whenever it runs.
+        Of the executor; what is one piece in evaluation only asks it at every run.
     """
     outputs = set(graph.outputs)
     found: dict[ir.Node, Fused] = {}

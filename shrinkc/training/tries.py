@@ -8,6 +8,7 @@ so short a try says nothing against them: what they cost at first is won back in
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -66,7 +67,8 @@ class Try:
         finally:
             context.settings = own
         record = context.records.pop()
-        return {"before": record["before"]["loss"], "after": record["last"]["loss"]}
+        last = record["last"]["loss"]
+        return {"before": record["before"]["loss"], "after": last if math.isfinite(last) else None}
 
 
 @dataclass(frozen=True, eq=False)

@@ -99,6 +99,12 @@ def test_a_try_that_diverges_is_passed_over(tmp_path: Path) -> None:
     assert found.error is None
 
 
+def test_a_try_whose_last_weights_have_no_finite_loss_has_diverged(tmp_path: Path) -> None:
+    found = done(tmp_path, {"learning_rate": 8.0, "batch_norm": "frozen"}, FAST, share=0.1)
+    assert tries(found)[0]["after"] is None
+    assert found.context.settings.learning_rate == 0.05
+
+
 def test_the_last_one_is_not_taken_if_it_diverges(tmp_path: Path) -> None:
     found = done(tmp_path, SLOW, DIVERGING)
     assert found.context.settings.learning_rate == SLOW["learning_rate"]
