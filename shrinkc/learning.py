@@ -7,6 +7,8 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import onnx_ir as ir
+
 from shrinkc import ir as shrinkc_ir
 from shrinkc import registry
 from shrinkc.api import RunConfig, RuntimeAdapter
@@ -19,14 +21,16 @@ from shrinkc.evidence.quality import Quality
 from shrinkc.files import sha256, write_text
 from shrinkc.log import Progress, Silent
 from shrinkc.measuring import QUALITY_BATCH
-from shrinkc.opening import loaded
+from shrinkc.opening import analysed, loaded
 from shrinkc.report import facts
 from shrinkc.report.json import dumps
 from shrinkc.report.training import TrainingReport
 from shrinkc.training import recipe_files
+from shrinkc.training.distill import Feature
 from shrinkc.training.preparing import Lesson
 from shrinkc.training.running import Trained, trained
 from shrinkc.training.settings import Settings
+from shrinkc.training.waypoints import features_for
 
 RUNTIME = "onnxruntime-cpu"
 
@@ -83,15 +87,13 @@ def train(
     resolved = recipe_files.resolve(recipe, **settings)
     target = Path(output) if output is not None else Path(f"{source.stem}.trained.onnx")
     _check_paths(source, target, checkpoint, eval_data, data)
-    if resolved.feature_weight:
-        hint = "shrinkc compress --recover --recover-with FILE"
-        raise RecipeError("values inside are compared with those of a cut model's original", where="feature_weight", hint=hint)
     runtime: RuntimeAdapter = registry.load("runtimes", RUNTIME)()
     with loaded(source, progress) as student, loaded(source, progress) as original:
         given, judged = sources.load_given(data, eval_data, student, preprocess, samples)
         if given is None:
             raise RecipeError("training needs data", where="--data")
-        lesson = Lesson(student, original if resolved.teacher == "original" else None, given, (), runtime)
+        teacher = original if resolved.teacher == "original" else None
+        lesson = Lesson(student, teacher, given, _features(student, given, resolved), runtime)
         result = trained(lesson, resolved, progress, None if checkpoint is None else Path(checkpoint))
         with progress.stage("writing the model"):
             shrinkc_ir.save(result.model, target)
@@ -100,6 +102,14 @@ def train(
         raise result.error
     quality = _quality(source, target, judged, runtime, progress) if eval_data is not None and judged is not None else Quality()
     return _written(_report(source, target, resolved, result, given, quality), target)
+
+
+def _features(student: ir.Model, data: Data, settings: Settings) -> list[Feature]:
+    """Values inside that are compared with the original's: all of their channels are there."""
+    if not settings.feature_weight or settings.teacher == "none":
+        return []
+    analysis = analysed(student, data)
+    return features_for(analysis, analysis.keep_mask({}), student, settings.features)
 
 
 def _check_paths(source: Path, target: Path, checkpoint: FileName | None, eval_data: FileName | None, data: FileName) -> None:

@@ -90,18 +90,23 @@ def open_model(
     return Opened(path, model, sha256(path), size, sizes, assumed, inlined, analysis, cost, merged)
 
 
+def analysed(model: ir.Model, data: Data) -> Analysis:
+    """Channels of a model as it is, at the shapes of its data."""
+    return analyse(model, shapes.input_shapes(model, _shapes_of(model, data)), registry.operator_rules())
+
+
 def counted_cost(model: ir.Model, sizes: dict[str, Shape]) -> Cost:
     """Cost of a model as it is, counted anew; its bytes are those of its tensors."""
     return CostModel(analyse(model, sizes, registry.operator_rules())).dense()
 
 
 def _given_shapes(model: ir.Model, recipe: Recipe, data: Data | None) -> dict[str, Shape]:
-    given: dict[str, Shape] = {}
-    if data is not None:
-        batch = evidence_data.fixed_batch(model) or 1
-        given = {name: (batch, *array.shape[1:]) for name, array in data.inputs.items()}
-    given.update(recipe.input_shapes or {})
-    return given
+    return {**(_shapes_of(model, data) if data is not None else {}), **(recipe.input_shapes or {})}
+
+
+def _shapes_of(model: ir.Model, data: Data) -> dict[str, Shape]:
+    batch = evidence_data.fixed_batch(model) or 1
+    return {name: (batch, *array.shape[1:]) for name, array in data.inputs.items()}
 
 
 def file_bytes(path: Path, model: ir.Model) -> int:

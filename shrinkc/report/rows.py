@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from shrinkc.report.model import Calibration, FactorRow, Recovery, Report
 
@@ -121,6 +123,13 @@ def _calibration_remark(used: Calibration) -> str:
     return f"{what}; {used.compensation}: mean error of {len(used.layers)} layers from {before:.1f} % to {after:.1f} %."
 
 
+def _inside(settings: Mapping[str, Any]) -> str:
+    if not settings["feature_weight"]:
+        return ""
+    count = settings["features"]
+    return f", {count or 'no'} {'value' if count == 1 else 'values'} inside compared"
+
+
 def _recovery_remark(recovery: Recovery) -> str:
     judged = "the samples it trained on" if recovery.is_shared else f"{recovery.held_out} samples held out"
     made_up = " (made up from the model)" if recovery.is_synthetic else ""
@@ -132,7 +141,7 @@ def _recovery_remark(recovery: Recovery) -> str:
         if before is not None and after is not None:
             changes.append(f"{name} from {before:.2%} to {after:.2%}")
     shared = f" by {recovery.processes} processes" if recovery.processes > 1 else ""
-    how = f"rate {recovery.settings['learning_rate']:g}, {recovery.settings['precision']}"
+    how = f"rate {recovery.settings['learning_rate']:g}, {recovery.settings['precision']}{_inside(recovery.settings)}"
     where = f"{recovery.samples} samples{made_up}"
     steps = "1 step" if recovery.steps == 1 else f"{recovery.steps} steps"
     return (

@@ -33,6 +33,7 @@ from shrinkc.training.objective import Objective
 from shrinkc.training.samples import Samples, Tensors, held_out
 from shrinkc.training.settings import Settings
 from shrinkc.training.teacher import Answers, Asked, Forward, Teacher, by_runtime
+from shrinkc.training.waypoints import affordable
 
 LEAST_HELD_OUT = 32
 """Fewer samples than this judge nothing: then all are trained on and all judge."""
@@ -45,7 +46,7 @@ MOST_HELD_OUT = 1024
 thousand of sixty thousand samples took two thirds of three minutes."""
 
 PROBED = 256
-"""Samples that say how large the teacher's values are."""
+"""Samples that say how far the teacher's values are spread."""
 
 EVALUATION_BATCH = 256
 
@@ -108,7 +109,8 @@ def prepared(
         _check_labels(executor, judging, torch.from_numpy(np.asarray(lesson.data.labels)), settings, unit)
     if world.size > 1:
         executor.normalize_by(batch_norm)
-    features = lesson.features if settings.feature_weight and lesson.teacher is not None else ()
+    features = _features(lesson, settings, training, judging)
+    settings = replace(settings, features=len(features)) if settings.feature_weight else settings
     teacher = _teacher(lesson, features, settings, unit)
     batch = unit or EVALUATION_BATCH
     with progress.stage("asking the teacher"):
@@ -199,6 +201,18 @@ def _may_be_image(array: np.ndarray) -> bool:
     return is_image(torch.empty(array.shape, device="meta")) if np.issubdtype(array.dtype, np.floating) else False
 
 
+def _features(lesson: Lesson, settings: Settings, training: Samples, judging: Samples) -> Sequence[Feature]:
+    """Values inside that are compared: those that there is room for beside the outputs, where answers are kept."""
+    if not settings.feature_weight or not lesson.features:
+        return ()
+    unit = fixed_batch(lesson.student)
+    teacher = _teacher(lesson, lesson.features, settings, unit)
+    if teacher is None:
+        return ()
+    kept = len(judging) + (0 if _is_fresh(settings) else max(len(training), settings.pool))
+    return affordable(lesson.features, _bytes_each(teacher, judging, unit or 1), CACHE_BYTES / kept)
+
+
 def _teacher(lesson: Lesson, features: Sequence[Feature], settings: Settings, unit: int | None) -> Teacher | None:
     if lesson.teacher is None:
         return None
@@ -257,9 +271,8 @@ def _probabilities(lesson: Lesson) -> list[str]:
 
 def _feeder(samples: Samples, teacher: Teacher | None, settings: Settings, world: World, unit: int | None) -> Feeder:
     batch = max(settings.batch, unit or 1)
-    fresh = bool(settings.augment) and not settings.pool
-    if teacher is None or fresh:
-        return Feeder(samples, settings, world, batch, teacher, is_augmented=fresh, unit=unit)
+    if teacher is None or _is_fresh(settings):
+        return Feeder(samples, settings, world, batch, teacher, is_augmented=_is_fresh(settings), unit=unit)
     feeder = Feeder(pooled(samples, settings, settings.pool), settings, world, batch, teacher, unit=unit)
     return replace(feeder, asked=_asked(feeder, teacher)) if _fit(feeder.samples, teacher, unit) else feeder
 
@@ -270,12 +283,21 @@ def _asked(feeder: Feeder, teacher: Teacher) -> Asked:
     return Asked(teacher, feeder.samples, order.epoch(0), block)
 
 
+def _is_fresh(settings: Settings) -> bool:
+    """Whether every step draws its own augmentation."""
+    return bool(settings.augment) and not settings.pool
+
+
 def _fit(samples: Samples, teacher: Teacher, unit: int | None) -> bool:
     """Whether the teacher's answers for all samples fit into memory."""
-    few = next(samples.parts(unit or PROBED))
+    return sum(_bytes_each(teacher, samples, unit or 1).values()) * len(samples) <= CACHE_BYTES
+
+
+def _bytes_each(teacher: Teacher, samples: Samples, batch: int) -> dict[str, float]:
+    """Bytes of each of the teacher's values for one sample, by name."""
+    few = next(samples.parts(batch))
     answers = teacher.targets(few.inputs)
-    size = sum(value.numel() * value.element_size() for value in answers.values()) * len(samples) / len(few)
-    return size <= CACHE_BYTES
+    return {name: value.numel() * value.element_size() / len(few) for name, value in answers.items()}
 
 
 def _fingerprint(lesson: Lesson, settings: Settings) -> str:

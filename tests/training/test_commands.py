@@ -291,9 +291,11 @@ def test_recovery_refuses_before_any_work_what_its_normalisations_cannot_be(net:
             shrinkc.compress(model, data=images, dry_run=True, recover="2steps", recover_with=chosen)
 
 
-def test_training_without_a_cut_has_no_values_inside_to_compare(model: Path, data: Path, tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match="values inside"):
-        shrinkc.train(model, recipe="recovery", feature_weight=1.0, data=data, output=tmp_path / "o.onnx")
+def test_training_of_a_whole_model_compares_values_inside_as_well(net: Path, images: Path, tmp_path: Path) -> None:
+    options = {"data": images, "augment": [], "pool": 0, "batch": 16, "budget": "1steps", "options": {}, "seed": 0}
+    report = shrinkc.train(net, recipe="recovery", output=tmp_path / "o.onnx", **options)
+    assert report.settings["features"] == 1
+    assert report.before["loss"] < 1e-6, "the original is its own teacher"
 
 
 def test_what_a_recipe_says_may_lose_its_effect_to_what_is_given_over_it(tmp_path: Path) -> None:
