@@ -109,7 +109,7 @@ def prepared(
         _check_labels(executor, judging, torch.from_numpy(np.asarray(lesson.data.labels)), settings, unit)
     if world.size > 1:
         executor.normalize_by(batch_norm)
-    features = _features(lesson, settings, training, judging)
+    features = _features(lesson, settings, judging)
     settings = replace(settings, features=len(features)) if settings.feature_weight else settings
     teacher = _teacher(lesson, features, settings, unit)
     batch = unit or EVALUATION_BATCH
@@ -201,16 +201,19 @@ def _may_be_image(array: np.ndarray) -> bool:
     return is_image(torch.empty(array.shape, device="meta")) if np.issubdtype(array.dtype, np.floating) else False
 
 
-def _features(lesson: Lesson, settings: Settings, training: Samples, judging: Samples) -> Sequence[Feature]:
-    """Values inside that are compared: those that there is room for beside the outputs, where answers are kept."""
+def _features(lesson: Lesson, settings: Settings, judging: Samples) -> Sequence[Feature]:
+    """Values inside that are compared: those that there is room for beside the outputs, of the samples that judge.
+
+    Those of samples to train on are kept as well if there is room for all; if not, the teacher is asked in every step, which
+    costs nothing where a budget of time is spent before samples come again.
+    """
     if not settings.feature_weight or not lesson.features:
         return ()
     unit = fixed_batch(lesson.student)
     teacher = _teacher(lesson, lesson.features, settings, unit)
     if teacher is None:
         return ()
-    kept = len(judging) + (0 if _is_fresh(settings) else max(len(training), settings.pool))
-    return affordable(lesson.features, _bytes_each(teacher, judging, unit or 1), CACHE_BYTES / kept)
+    return affordable(lesson.features, _bytes_each(teacher, judging, unit or 1), CACHE_BYTES / len(judging))
 
 
 def _teacher(lesson: Lesson, features: Sequence[Feature], settings: Settings, unit: int | None) -> Teacher | None:
@@ -271,8 +274,9 @@ def _probabilities(lesson: Lesson) -> list[str]:
 
 def _feeder(samples: Samples, teacher: Teacher | None, settings: Settings, world: World, unit: int | None) -> Feeder:
     batch = max(settings.batch, unit or 1)
-    if teacher is None or _is_fresh(settings):
-        return Feeder(samples, settings, world, batch, teacher, is_augmented=_is_fresh(settings), unit=unit)
+    fresh = bool(settings.augment) and not settings.pool
+    if teacher is None or fresh:
+        return Feeder(samples, settings, world, batch, teacher, is_augmented=fresh, unit=unit)
     feeder = Feeder(pooled(samples, settings, settings.pool), settings, world, batch, teacher, unit=unit)
     return replace(feeder, asked=_asked(feeder, teacher)) if _fit(feeder.samples, teacher, unit) else feeder
 
@@ -281,11 +285,6 @@ def _asked(feeder: Feeder, teacher: Teacher) -> Asked:
     order, unit = feeder.order(0), feeder.unit or 1
     block = max(1, order.size // feeder.world.size // unit) * unit
     return Asked(teacher, feeder.samples, order.epoch(0), block)
-
-
-def _is_fresh(settings: Settings) -> bool:
-    """Whether every step draws its own augmentation."""
-    return bool(settings.augment) and not settings.pool
 
 
 def _fit(samples: Samples, teacher: Teacher, unit: int | None) -> bool:
