@@ -116,11 +116,11 @@ class Context:
         state.put(self.tensors, values)
 
     def run(self, inputs: Tensors) -> dict[str, torch.Tensor]:
-        """Run the model in evaluation mode, with the values inside that the objective compares."""
+        """Run the model in evaluation mode."""
         self.executor.eval()
         on_device = {name: tensor.to(self.settings.device) for name, tensor in inputs.items()}
         weights = self.effective(self.tensors)
-        found = self.executor(on_device, weights=weights, also=self.objective.inside)
+        found = self.executor(on_device, weights=weights)
         return {name: value.cpu() for name, value in found.items()}
 
     def effective(self, weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor] | None:
@@ -131,7 +131,7 @@ class Context:
 
     def evaluate(self) -> Metrics:
         """Metrics of the weights as they are, on the held-out samples."""
-        return evaluate(self.run, self.objective.on_held_out, self.judged, self.answers, self.evaluation_batch)
+        return evaluate(self.run, self.objective.judging(), self.judged, self.answers, self.evaluation_batch)
 
     @contextmanager
     def fed_by(self, feeder: Feeder) -> Iterator[None]:

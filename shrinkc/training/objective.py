@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -35,24 +35,22 @@ class Objective:
         """Values inside the model that are compared."""
         return () if self.distillation is None else tuple(self.distillation.features)
 
+    def judging(self) -> Objective:
+        """What judges a model: by what it says alone, without smoothing."""
+        distillation = None if self.distillation is None else replace(self.distillation, features={})
+        return replace(self, distillation=distillation, label_smoothing=0.0)
+
     def __call__(self, values: Mapping[str, torch.Tensor], batch: Batch) -> torch.Tensor:
         """Scalar tensor, a mean over the samples of the batch."""
-        return self._loss(values, batch, self.label_smoothing)
-
-    def on_held_out(self, values: Mapping[str, torch.Tensor], batch: Batch) -> torch.Tensor:
-        """The same without smoothing."""
-        return self._loss(values, batch, 0.0)
-
-    def _loss(self, values: Mapping[str, torch.Tensor], batch: Batch, smoothing: float) -> torch.Tensor:
         outputs = {name: values[name] for name in self.outputs}
         if self.distillation is None:
-            return self._of_labels(outputs, batch, smoothing)
+            return self._of_labels(outputs, batch)
         distance = self.distillation(values, batch.targets)
         if batch.labels is None or not self.label_weight:
             return distance
-        return torch.lerp(distance, self._of_labels(outputs, batch, smoothing), self.label_weight)
+        return torch.lerp(distance, self._of_labels(outputs, batch), self.label_weight)
 
-    def _of_labels(self, outputs: Mapping[str, torch.Tensor], batch: Batch, smoothing: float) -> torch.Tensor:
+    def _of_labels(self, outputs: Mapping[str, torch.Tensor], batch: Batch) -> torch.Tensor:
         if batch.labels is None:
             raise ValueError("neither a teacher nor labels")
-        return label_loss(outputs, batch.labels, smoothing)
+        return label_loss(outputs, batch.labels, self.label_smoothing)

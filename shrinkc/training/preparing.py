@@ -33,7 +33,6 @@ from shrinkc.training.objective import Objective
 from shrinkc.training.samples import Samples, Tensors, held_out
 from shrinkc.training.settings import Settings
 from shrinkc.training.teacher import Answers, Asked, Forward, Teacher, by_runtime
-from shrinkc.training.waypoints import affordable
 
 LEAST_HELD_OUT = 32
 """Fewer samples than this judge nothing: then all are trained on and all judge."""
@@ -109,15 +108,16 @@ def prepared(
         _check_labels(executor, judging, torch.from_numpy(np.asarray(lesson.data.labels)), settings, unit)
     if world.size > 1:
         executor.normalize_by(batch_norm)
-    features = _features(lesson, settings, judging)
+    features = lesson.features if settings.feature_weight and lesson.teacher is not None else ()
     settings = replace(settings, features=len(features)) if settings.feature_weight else settings
     teacher = _teacher(lesson, features, settings, unit)
+    judge = _teacher(lesson, (), settings, unit) if features else teacher
     batch = unit or EVALUATION_BATCH
     with progress.stage("asking the teacher"):
-        answers = Answers({} if teacher is None else teacher.answers(judging, batch))
+        answers = Answers({} if judge is None else judge.answers(judging, batch))
         objective = _objective(lesson, teacher, training, settings, executor.output_names)
         feeder = _feeder(training, teacher, settings, world, unit)
-    settings = settled(settings, executor, objective, next(batches(judging, answers, batch)))
+    settings = settled(settings, executor, objective.judging(), next(batches(judging, answers, batch)))
     context = Context(
         lesson.student,
         executor,
@@ -199,21 +199,6 @@ def has_images(data: Data) -> bool:
 
 def _may_be_image(array: np.ndarray) -> bool:
     return is_image(torch.empty(array.shape, device="meta")) if np.issubdtype(array.dtype, np.floating) else False
-
-
-def _features(lesson: Lesson, settings: Settings, judging: Samples) -> Sequence[Feature]:
-    """Values inside that are compared: those that there is room for beside the outputs, of the samples that judge.
-
-    Those of samples to train on are kept as well if there is room for all; if not, the teacher is asked in every step, which
-    costs nothing where a budget of time is spent before samples come again.
-    """
-    if not settings.feature_weight or not lesson.features:
-        return ()
-    unit = fixed_batch(lesson.student)
-    teacher = _teacher(lesson, lesson.features, settings, unit)
-    if teacher is None:
-        return ()
-    return affordable(lesson.features, _bytes_each(teacher, judging, unit or 1), CACHE_BYTES / len(judging))
 
 
 def _teacher(lesson: Lesson, features: Sequence[Feature], settings: Settings, unit: int | None) -> Teacher | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import onnx_ir as ir
 
@@ -64,28 +64,6 @@ def _feature(analysis: Analysis, is_kept: BoolArray, value: ir.Value, axis: int)
     if kept is None or not len(kept):
         return None
     return Feature(value.name or "", axis, None if len(kept) == shape[axis] else tuple(kept.tolist()))
-
-
-def affordable(features: Sequence[Feature], bytes_each: Mapping[str, float], room: float) -> list[Feature]:
-    """The last features for which there is room, in their order.
-
-    Parameters
-    ----------
-    features : sequence of Feature
-    bytes_each : mapping of value name to float
-        Bytes for one sample, of the features and of what is kept beside them.
-    room : float
-        Bytes for one sample.
-    """
-    wanted = {feature.name for feature in features}
-    left = room - sum(size for name, size in bytes_each.items() if name not in wanted)
-    found: list[Feature] = []
-    for feature in reversed(features):
-        left -= bytes_each[feature.name]
-        if left < 0:
-            break
-        found.insert(0, feature)
-    return found
 
 
 def _spread(features: Sequence[Feature], most: int) -> list[Feature]:
