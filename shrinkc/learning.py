@@ -141,6 +141,7 @@ def _report(source: Path, target: Path, settings: Settings, result: Trained, dat
         steps=context.steps_done,
         seconds=result.seconds,
         processes=context.world.size,
+        inside=context.objective.inside,
         before=asdict(result.before),
         after=asdict(result.after),
         phases=tuple(context.records),

@@ -179,5 +179,6 @@ def _outcome(result: Trained, data: Data, settings: dict[str, Any]) -> Recovery:
         accuracy_after=after.accuracy,
         stopped=result.stopped,
         processes=context.world.size,
+        inside=context.objective.inside,
         settings=settings,
     )

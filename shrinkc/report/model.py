@@ -133,6 +133,8 @@ class Recovery:
     stopped : str
         Why training ended.
     processes : int
+    inside : tuple of str
+        Values inside that were compared.
     settings : mapping
         As resolved.
     """
@@ -152,6 +154,7 @@ class Recovery:
     accuracy_after: float | None
     stopped: str
     processes: int
+    inside: tuple[str, ...]
     settings: Mapping[str, Any]
 
 

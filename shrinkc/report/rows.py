@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from shrinkc.report.model import Calibration, FactorRow, Recovery, Report
 
@@ -123,10 +121,10 @@ def _calibration_remark(used: Calibration) -> str:
     return f"{what}; {used.compensation}: mean error of {len(used.layers)} layers from {before:.1f} % to {after:.1f} %."
 
 
-def _inside(settings: Mapping[str, Any]) -> str:
-    if not settings["feature_weight"]:
+def _inside(recovery: Recovery) -> str:
+    if not recovery.settings["feature_weight"]:
         return ""
-    count = settings["features"]
+    count = len(recovery.inside)
     return f", {count or 'no'} {'value' if count == 1 else 'values'} inside compared"
 
 
@@ -141,7 +139,7 @@ def _recovery_remark(recovery: Recovery) -> str:
         if before is not None and after is not None:
             changes.append(f"{name} from {before:.2%} to {after:.2%}")
     shared = f" by {recovery.processes} processes" if recovery.processes > 1 else ""
-    how = f"rate {recovery.settings['learning_rate']:g}, {recovery.settings['precision']}{_inside(recovery.settings)}"
+    how = f"rate {recovery.settings['learning_rate']:g}, {recovery.settings['precision']}{_inside(recovery)}"
     where = f"{recovery.samples} samples{made_up}"
     steps = "1 step" if recovery.steps == 1 else f"{recovery.steps} steps"
     return (

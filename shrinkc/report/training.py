@@ -19,6 +19,8 @@ class TrainingReport:
     ----------
     settings : mapping
         As resolved; the recipe that gives the same result again.
+    inside : tuple of str
+        Values inside that were compared with the original's.
     before, after : mapping
         Loss, agreement and accuracy on the samples held out of the training.
     phases : sequence of mapping
@@ -43,6 +45,7 @@ class TrainingReport:
     steps: int
     seconds: float
     processes: int
+    inside: tuple[str, ...]
     before: Mapping[str, Any]
     after: Mapping[str, Any]
     phases: Sequence[Mapping[str, Any]]

@@ -109,7 +109,6 @@ def prepared(
     if world.size > 1:
         executor.normalize_by(batch_norm)
     features = lesson.features if settings.feature_weight and lesson.teacher is not None else ()
-    settings = replace(settings, features=len(features)) if settings.feature_weight else settings
     teacher = _teacher(lesson, features, settings, unit)
     judge = _teacher(lesson, (), settings, unit) if features else teacher
     batch = unit or EVALUATION_BATCH

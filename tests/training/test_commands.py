@@ -155,9 +155,24 @@ def test_recovery_brings_a_cut_model_closer_to_its_original(net: Path, images: P
     assert found is not None
     assert found.loss_after < 0.8 * found.loss_before
     assert (found.steps, found.stopped) == (60, "the budget is spent")
-    assert "Recovery: 60 steps" in (tmp_path / "o.report.md").read_text()
+    told = (tmp_path / "o.report.md").read_text()
+    assert "Recovery: 60 steps" in told
+    assert "1 value inside compared" in told
     assert json.loads((tmp_path / "o.report.json").read_text())["recovery"]["settings"]["batch"] == 32
     assert json.loads((tmp_path / "p.json").read_text())["reconstructed"]
+
+
+def test_recovery_of_a_model_without_stages_compares_what_it_says_alone(tmp_path: Path) -> None:
+    net = Net()
+    hidden = net.op("Gemm", net.input("x", ["N", 8]), net.weight(32, 8), net.const(np.zeros(32, np.float32)), transB=1)
+    net.output(net.op("Gemm", hidden, net.weight(3, 32), net.const(np.zeros(3, np.float32)), transB=1))
+    onnx.save(net.model(), str(tmp_path / "m.onnx"))
+    np.savez(tmp_path / "x.npz", x=np.random.default_rng(0).random((64, 8)).astype(np.float32))
+    options = {"data": tmp_path / "x.npz", "macs": "50%", "recover": "40steps", "output": tmp_path / "o.onnx", **QUICK}
+    report = shrinkc.compress(tmp_path / "m.onnx", **options)
+    assert report.recovery is not None
+    assert report.recovery.inside == ()
+    assert "no values inside compared" in (tmp_path / "o.report.md").read_text()
 
 
 def test_recovery_without_data_is_an_error_unless_inputs_are_made_up(net: Path, tmp_path: Path) -> None:
@@ -294,7 +309,7 @@ def test_recovery_refuses_before_any_work_what_its_normalisations_cannot_be(net:
 def test_training_of_a_whole_model_compares_values_inside_as_well(net: Path, images: Path, tmp_path: Path) -> None:
     options = {"data": images, "augment": [], "pool": 0, "batch": 16, "budget": "1steps", "options": {}, "seed": 0}
     report = shrinkc.train(net, recipe="recovery", output=tmp_path / "o.onnx", **options)
-    assert report.settings["features"] == 1
+    assert len(report.inside) == 1
     assert report.before["loss"] < 1e-6, "the original is its own teacher"
 
 
