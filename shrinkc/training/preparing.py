@@ -47,6 +47,9 @@ thousand of sixty thousand samples took two thirds of three minutes."""
 PROBED = 256
 """Samples that say how far the teacher's values are spread."""
 
+TURNED = 8
+"""Samples that tell which values have a row for each."""
+
 EVALUATION_BATCH = 256
 
 CACHE_BYTES = 1 << 30
@@ -108,7 +111,7 @@ def prepared(
         _check_labels(executor, judging, torch.from_numpy(np.asarray(lesson.data.labels)), settings, unit)
     if world.size > 1:
         executor.normalize_by(batch_norm)
-    features = lesson.features if settings.feature_weight and lesson.teacher is not None else ()
+    features = _features(lesson, settings, judging, unit)
     teacher = _teacher(lesson, features, settings, unit)
     judge = _teacher(lesson, (), settings, unit) if features else teacher
     batch = unit or EVALUATION_BATCH
@@ -200,6 +203,21 @@ def _may_be_image(array: np.ndarray) -> bool:
     return is_image(torch.empty(array.shape, device="meta")) if np.issubdtype(array.dtype, np.floating) else False
 
 
+def _features(lesson: Lesson, settings: Settings, samples: Samples, unit: int | None) -> Sequence[Feature]:
+    """Values inside that are compared: those whose first axis is that of the samples, as seen by turning their order around."""
+    if not settings.feature_weight or (teacher := _teacher(lesson, lesson.features, settings, unit)) is None:
+        return ()
+    few = next(samples.parts(max(1, TURNED // (unit or 1)) * (unit or 1))).inputs
+    told, turned = (teacher.targets(inputs) for inputs in (few, {name: tensor.flip(0) for name, tensor in few.items()}))
+    size = len(next(iter(few.values())))
+    return [feature for feature in lesson.features if _is_turned(told[feature.name], turned[feature.name], size)]
+
+
+def _is_turned(told: torch.Tensor, turned: torch.Tensor, size: int) -> bool:
+    atol = 1e-3 * float(told.abs().max()) if told.numel() else 0.0
+    return len(told) == size and torch.allclose(told.flip(0), turned, rtol=0, atol=atol)
+
+
 def _teacher(lesson: Lesson, features: Sequence[Feature], settings: Settings, unit: int | None) -> Teacher | None:
     if lesson.teacher is None:
         return None
@@ -273,14 +291,9 @@ def _asked(feeder: Feeder, teacher: Teacher) -> Asked:
 
 def _fit(samples: Samples, teacher: Teacher, unit: int | None) -> bool:
     """Whether the teacher's answers for all samples fit into memory."""
-    return sum(_bytes_each(teacher, samples, unit or 1).values()) * len(samples) <= CACHE_BYTES
-
-
-def _bytes_each(teacher: Teacher, samples: Samples, batch: int) -> dict[str, float]:
-    """Bytes of each of the teacher's values for one sample, by name."""
-    few = next(samples.parts(batch))
-    answers = teacher.targets(few.inputs)
-    return {name: value.numel() * value.element_size() / len(few) for name, value in answers.items()}
+    few = next(samples.parts(unit or 1))
+    size = sum(value.numel() * value.element_size() for value in teacher.targets(few.inputs).values())
+    return size * len(samples) / len(few) <= CACHE_BYTES
 
 
 def _fingerprint(lesson: Lesson, settings: Settings) -> str:

@@ -69,7 +69,8 @@ class Settings:
     shift : int
         Most pixels.
     pool : int
-        Samples that augmented copies bring the training set up to; the teacher sees each once.  0 draws anew in every step.
+        Samples that augmented copies bring the training set up to; the teacher sees each once if its
+        answers fit into memory.  0 draws anew in every step.
     batch_norm : str
         ``frozen`` uses the stored statistics; ``batch`` those of every batch, and tracks them; ``settling`` those of every
         batch in the first half of a training phase and the stored ones in the second, where weights fit themselves to what is

@@ -75,7 +75,7 @@ class Answers:
 
 @dataclass(eq=False)
 class Asked:
-    """Answers for samples that come again: a teacher is asked when one is first wanted, and never twice.
+    """Answers for samples that come again, all of which there is room for: a teacher is asked when one is first wanted.
 
     It is asked in blocks that do not depend on what is wanted when, so that a run that was taken up again is told the same,
     bit by bit.  Blocks in the order of the first epoch are the batches of that epoch: nothing is asked too early.
