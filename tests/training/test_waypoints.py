@@ -40,7 +40,7 @@ def test_values_that_the_cut_network_has_not_any_more_are_not_compared(tmp_path:
     assert features_for(analysis, analysis.keep_mask({}), student, 4) == []
 
 
-def test_values_inside_are_brought_closer(tmp_path: Path) -> None:
+def test_the_distance_inside_is_one_of_squares_over_the_spread_of_the_original(tmp_path: Path) -> None:
     analysis = convnet_analysed(tmp_path)[1]
     teacher = loaded(convnet(1), tmp_path, "t.onnx")
     features = features_for(analysis, analysis.keep_mask({}), teacher, 4)
