@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 from typing import TYPE_CHECKING, Any
 
@@ -48,4 +49,6 @@ def __getattr__(name: str) -> Any:
         from shrinkc.validating import validate
 
         return validate
+    if name == "torch":
+        return importlib.import_module("shrinkc.torch")
     raise AttributeError(f"module 'shrinkc' has no attribute {name!r}")

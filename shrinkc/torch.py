@@ -12,9 +12,12 @@ import os
 import tempfile
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import onnx
+from onnx import ModelProto
 
 from shrinkc import ir as shrinkc_ir
 from shrinkc.errors import RecipeError
@@ -104,10 +107,21 @@ def save(module: Executor, path: str | os.PathLike[str]) -> int:
 
 @dataclass(frozen=True, eq=False)
 class Compressed:
-    """What :func:`compress` gives: the report of the run, and the compressed network as a module that trains."""
+    """What :func:`compress` gives.
+
+    Attributes
+    ----------
+    report : Report
+        Of the run; it names files only where ``output`` was given.
+    module : OnnxModule
+        The compressed network, which trains.
+    onnx : onnx.ModelProto
+        The same as ONNX, as it left the compression.
+    """
 
     report: Report
     module: OnnxModule
+    onnx: ModelProto
 
 
 def compress(module: nn.Module, example_inputs: Sequence[Tensor], **options: Any) -> Compressed:
@@ -140,15 +154,17 @@ def compress(module: nn.Module, example_inputs: Sequence[Tensor], **options: Any
     with tempfile.TemporaryDirectory(prefix="shrinkc-") as folder:
         path = Path(folder) / "model.onnx"
         _export(module, tuple(example_inputs), path)
-        output = Path(options.pop("output", None) or Path(folder) / "compressed.onnx")
+        asked = options.pop("output", None)
+        output = Path(asked or Path(folder) / "compressed.onnx")
         report = compress_file(path, output=output, **options)
-        return Compressed(report, load(output))
+        kept = report if asked else replace(report, output=None, files={})
+        return Compressed(kept, load(output), onnx.load(output))
 
 
 def _export(module: nn.Module, inputs: tuple[Tensor, ...], path: Path) -> None:
     import torch
 
-    batch, was_training = torch.export.Dim("batch"), module.training
+    batch, modes = torch.export.Dim("batch"), {part: part.training for part in module.modules()}
     examples = tuple(torch.cat([x, x]) if len(x) == 1 else x for x in inputs)  # a size of one would be taken as fixed
     module.eval()
     try:
@@ -163,4 +179,5 @@ def _export(module: nn.Module, inputs: tuple[Tensor, ...], path: Path) -> None:
             "the module cannot be exported to ONNX", where=type(module).__name__, because=str(error)[:300]
         ) from error
     finally:
-        module.train(was_training)
+        for part, was_training in modes.items():
+            part.training = was_training

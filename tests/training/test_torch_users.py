@@ -8,7 +8,10 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
+import onnx
 import onnx_ir as ir
+import onnxruntime
 import pytest
 import torch
 from models.builder import Net
@@ -142,6 +145,31 @@ def test_a_module_is_compressed_and_trains_on() -> None:
     assert y.shape == (3, 4)
     y.sum().backward()
     assert all(tensor.grad is not None for tensor in found.module.parameters())
+    assert found.report.output is None, "no file was asked for, and none is left"
+    onnx.checker.check_model(found.onnx, full_check=True)
+    session = onnxruntime.InferenceSession(found.onnx.SerializeToString())
+    (given,) = session.run(None, {session.get_inputs()[0].name: image.numpy()})
+    np.testing.assert_allclose(given, found.module(image).detach().numpy(), atol=1e-5)
+
+
+def test_parts_that_shall_not_train_do_not_after_a_compression_either(tmp_path: Path) -> None:
+    network = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 16, 3), torch.nn.BatchNorm2d(16), torch.nn.ReLU(), torch.nn.Conv2d(16, 4, 3)
+    )
+    network[1].eval()
+    found = shrinkc.compress(
+        network, [torch.randn(2, 3, 12, 12)], prune_ratio=0.5, round_to=1, measure_latency=False, output=tmp_path / "o.onnx"
+    )
+    assert [part.training for part in network] == [True, False, True, True]
+    assert found.report.output == str(tmp_path / "o.onnx")
+
+
+def test_the_example_of_the_readme_needs_no_import_of_its_own(saved: Callable[..., Path]) -> None:
+    net = Net()
+    net.output(net.relu(net.input("x", ["N", 2])))
+    script = f"import shrinkc; print(type(shrinkc.torch.load({str(saved(net))!r})).__name__)"
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "OnnxModule"
 
 
 def test_a_module_without_inputs_to_export_it_with_is_refused() -> None:
