@@ -25,6 +25,14 @@ collect_ignore_glob = ["models/fake_tensorrt/*"]
 """Stands in for a package in processes that tests start; nothing to import, or to search for examples, here."""
 
 
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print what tests count (``record_property("told", ...)``), which workers of a distributed run cannot print themselves."""
+    for report in terminalreporter.stats.get("passed", []):
+        for name, value in report.user_properties:
+            if name == "told":
+                terminalreporter.write_line(str(value))
+
+
 @pytest.fixture
 def saved(tmp_path: Path) -> Callable[[Net | onnx.ModelProto], Path]:
     """Write a net to a file of its own."""

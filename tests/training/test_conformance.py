@@ -7,6 +7,7 @@ import re
 import unittest
 import warnings
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -98,15 +99,15 @@ class Recorder(unittest.TestResult):
     addError = addFailure = _add
 
 
-def test_the_suite_passes_as_far_as_it_did_and_further(result: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_suite_passes_as_far_as_it_did_and_further(
+    result: dict[str, Any], record_property: Callable[[str, object], None]
+) -> None:
     record = json.loads(RECORD.read_text(encoding="utf-8"))
     passed, failed, skipped = (len(result[key]) for key in ("passed", "failed", "skipped"))
-    with capsys.disabled():
-        print(f"\nonnx {onnx.__version__} backend suite: {passed} passed, {skipped} skipped, {failed} failed")
-        for reason, count in Counter(result["skipped"].values()).most_common():
-            print(f"  {count:4d} skipped: {reason}")
-        for name, problem in result["failed"].items():
-            print(f"  failed: {name}: {' '.join(problem.split())[:160]}")
+    told = [f"onnx {onnx.__version__} backend suite: {passed} passed, {skipped} skipped, {failed} failed"]
+    told += [f"  {count:4d} skipped: {reason}" for reason, count in Counter(result["skipped"].values()).most_common()]
+    told += [f"  failed: {name}: {' '.join(problem.split())[:160]}" for name, problem in result["failed"].items()]
+    record_property("told", "\n".join(told))
     assert not result["failed"].keys() - set(record["failed"]), "tests fail that did not"
     if onnx.__version__ == record["onnx"]:
         assert passed >= record["passed"], "fewer tests pass than did"
