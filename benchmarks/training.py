@@ -5,7 +5,8 @@
 
 The network by hand is exported with its BatchNormalization kept; both start with the same weights and see the same batches.
 Steps of the two (forward, backward, optimizer) alternate, so what else the machine does hits both; the ratio is the median over
-the rounds of the ratio of two neighbouring steps.  Memory is the peak of a process of its own for each.
+the rounds of the ratio of two neighbouring steps.  Memory is the most that three steps add to the loaded network in tensors, in
+a process of its own for each.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import time
 import warnings
 from collections.abc import Callable
 from contextlib import nullcontext
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -218,7 +220,7 @@ def compared(name: str, precision: str, device: str, rounds: int) -> dict[str, A
 
 
 def memory(name: str, precision: str, device: str) -> dict[str, Any]:
-    """Peak resident memory of three steps, each in a process of its own."""
+    """Most memory of tensors that three steps add to a network that is loaded, each in a process of its own."""
     peaks = {}
     for which in ("by_hand", "executor"):
         outcome = processes.run(sys.executable, __file__, "--one", which, name, precision, "--device", device)
@@ -239,15 +241,22 @@ def one(which: str, name: str, precision: str, device: str) -> None:
     data = batch(name, device)
     if device != "cpu":
         torch.cuda.reset_peak_memory_stats()
-    for _ in range(3):
-        trainer.step(*data)
-    print(json.dumps({"peak_bytes": resident_peak() if device == "cpu" else torch.cuda.max_memory_allocated()}))
+        for _ in range(3):
+            trainer.step(*data)
+        print(json.dumps({"peak_bytes": torch.cuda.max_memory_allocated()}))
+        return
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+        for _ in range(3):
+            trainer.step(*data)
+    print(json.dumps({"peak_bytes": most_allocated(profile)}))
 
 
-def resident_peak() -> int:
-    """Peak resident bytes of this process since it was started, without those of its parent."""
-    status = Path("/proc/self/status").read_text(encoding="utf-8")
-    return 1024 * int(next(line.split()[1] for line in status.splitlines() if line.startswith("VmHWM")))
+def most_allocated(profile: torch.profiler.profile) -> int:
+    """Most bytes of tensors at once, over those at the start: resident memory says more of the allocator than of the steps."""
+    assert profile.profiler is not None
+    events = [event for event in profile.profiler.kineto_results.events() if event.name() == "[memory]"]
+    changes = [event.nbytes() for event in sorted(events, key=lambda event: event.start_ns())]
+    return max(accumulate(changes))
 
 
 def loading() -> dict[str, Any]:
