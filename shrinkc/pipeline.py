@@ -8,6 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import onnx_ir as ir
+
 from shrinkc import blas_threads, emitting, merging, planning, recipe_files, recovering, registry, target, timing
 from shrinkc import ir as shrinkc_ir
 from shrinkc import plan as plans
@@ -16,7 +18,7 @@ from shrinkc.artifacts import Artifacts, check_paths
 from shrinkc.calibrating import for_recovery, makes_up_data, needs_data, needs_gradients, shared_out
 from shrinkc.carrying_out import built, recovered
 from shrinkc.deciding import check_not_empty, decided
-from shrinkc.errors import GateError
+from shrinkc.errors import GateError, RecipeError, ShrinkcError
 from shrinkc.evidence import data as evidence_data
 from shrinkc.evidence import gradients as evidence_gradients
 from shrinkc.evidence import sources
@@ -24,6 +26,7 @@ from shrinkc.evidence.data import Data
 from shrinkc.factorising import Factorising, layer_times
 from shrinkc.files import write_text
 from shrinkc.latency.probe import Comparison
+from shrinkc.launching import is_launched
 from shrinkc.log import Progress, Silent
 from shrinkc.measuring import measured
 from shrinkc.memory import Memory
@@ -32,6 +35,7 @@ from shrinkc.pacing import missed
 from shrinkc.plan import Plan
 from shrinkc.planning import Planned
 from shrinkc.recipe import CHANNELS, Recipe
+from shrinkc.recovering import Recovered
 from shrinkc.report.model import Report
 from shrinkc.reporting import carried_out, predicted, write_recipe, written
 from shrinkc.run import Run
@@ -138,6 +142,8 @@ def compress(
     artifacts = Artifacts(
         Path(output) if output is not None else Path(f"{source.stem}.shrunk.onnx"), _path(save_plan), _path(checkpoint)
     )
+    # Times measured by several processes would lead each to a model of its own.
+    times_layers = measure_latency and not dry_run and not is_launched()
     emitting.check_folder(artifacts.output, target.load(recipe.target))
     check_paths(artifacts, read=[source, *map(_path, (data, eval_data, preprocess, gradients, plan))])
     with loaded(source, progress) as opened_model, blas_threads.limited(0 if saved is None else saved.blas_threads):
@@ -145,11 +151,7 @@ def compress(
         check_paths(artifacts, read=stored)
         given, judged = sources.load_given(data, eval_data, opened_model, preprocess, samples)
         runtime: RuntimeAdapter = registry.load("runtimes", CHECK_RUNTIME)()
-        merge = (
-            merging.merge_for(runtime, threads, progress, is_timed=measure_latency and not dry_run)
-            if recipe.merge_factors
-            else None
-        )
+        merge = merging.merge_for(runtime, threads, progress, is_timed=times_layers) if recipe.merge_factors else None
         opened = open_model(source, recipe, given or judged, opened_model, progress, merge)
         for real in (given, judged):
             if real is not None:
@@ -163,7 +165,7 @@ def compress(
         timed = _timed(opened, recipe, runtime, threads, tables, progress) if saved is None else None
         opened = opened if timed is None else timing.with_forecast(opened, timed)
         shared = for_recovery(shared, opened, recipe)
-        times = layer_times(opened, recipe, runtime, threads, tables) if measure_latency and not dry_run else None
+        times = layer_times(opened, recipe, runtime, threads, tables) if times_layers else None
         factorising = Factorising(opened, recipe, shared.calibration, runtime, progress, times, timed)
         run = Run(opened, recipe, artifacts, shared, runtime, progress, factorising, threads, timed, memory)
         if saved is None:
@@ -191,6 +193,8 @@ def _timed(
 ) -> Timed | None:
     """Times of the layers, where a budget asks for them or a table gives them, or what is factorised runs elsewhere."""
     chosen = target.load(recipe.target)
+    if recipe.latency_budget() is not None and tables.table is None and is_launched():
+        raise RecipeError("every process would measure times of its own", where="--latency", hint="--latency-table FILE")
     if recipe.latency_budget() is not None or tables.table is not None:
         return timing.timed(opened, chosen, runtime, RunConfig(threads=threads), tables, progress)
     return timing.estimated(opened, chosen) if recipe.method != CHANNELS and not chosen.is_here else None
@@ -211,15 +215,12 @@ def _path(path: str | os.PathLike[str] | None) -> Path | None:
 def _carry_out(run: Run, chosen: Planned, measure_latency: bool) -> Report:
     opened, artifacts = run.opened, run.artifacts
     made = built(run, chosen.plan)
-    learnt = recovered(run, made.model, chosen.plan)
+    learnt = _learnt(run, chosen, made.model)
     if artifacts.plan is not None:
         changed = tuple(dict.fromkeys((*made.repair.tensors, *learnt.tensors)))
         fitted = replace(chosen.plan, compensated=changed, blas_threads=blas_threads.number() if changed else 0)
         write_text(artifacts.plan, plans.dumps(fitted))
-    with run.progress.stage("writing the model"):
-        # Weights that came in a file of their own leave in one.
-        limit = shrinkc_ir.INLINE_LIMIT_BYTES if opened.has_data_file else shrinkc_ir.PROTOBUF_LIMIT_BYTES
-        size = shrinkc_ir.save(made.model, artifacts.output, single_file_bytes=limit)
+    size = _saved(run, made.model)
     if learnt.error is not None:
         learnt.error.hint = f"{learnt.error.hint}; the best model so far is at {artifacts.output}"
         raise learnt.error
@@ -228,6 +229,26 @@ def _carry_out(run: Run, chosen: Planned, measure_latency: bool) -> Report:
     judged = run.samples.evaluation
     report = measured(report, opened, artifacts.output, run.runtime, judged, run.threads, measure_latency, run.progress)
     return _judged(run, _emitted(run, report))
+
+
+def _learnt(run: Run, chosen: Planned, model: ir.Model) -> Recovered:
+    """Recovery of a model that is cut; where it cannot even begin, what took so long to make is written all the same."""
+    try:
+        return recovered(run, model, chosen.plan)
+    except Exception as error:
+        _saved(run, model)
+        kept = f"the model, cut and not recovered, is at {run.artifacts.output}"
+        if isinstance(error, ShrinkcError):
+            error.hint = f"{error.hint}; {kept}" if error.hint else kept
+        raise
+
+
+def _saved(run: Run, model: ir.Model) -> int:
+    """Bytes written."""
+    with run.progress.stage("writing the model"):
+        # Weights that came in a file of their own leave in one.
+        limit = shrinkc_ir.INLINE_LIMIT_BYTES if run.opened.has_data_file else shrinkc_ir.PROTOBUF_LIMIT_BYTES
+        return shrinkc_ir.save(model, run.artifacts.output, single_file_bytes=limit)
 
 
 def _emitted(run: Run, report: Report) -> Report:

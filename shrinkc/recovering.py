@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -134,8 +135,18 @@ def recovered(
     features = features_for(opened.analysis, is_kept, pruned, settings.features) if settings.feature_weight else []
     before = {name: value.const_value for name, value in pruned.graph.initializers.items()}
     result = trained(Lesson(pruned, opened.model, calibration, features, runtime), settings, progress, checkpoint)
+    if result.after.loss > result.before.loss:  # of a method whose last weights are meant, whatever they are
+        result = _taken_back(result, before)
     changed = tuple(name for name, value in pruned.graph.initializers.items() if value.const_value is not before.get(name))
     return Recovered(_outcome(result, calibration, result.context.settings.to_json()), changed, result.error)
+
+
+def _taken_back(result: Trained, before: Mapping[str, ir.TensorProtocol | None]) -> Trained:
+    """The result, with the weights that the training began with."""
+    for name, value in result.model.graph.initializers.items():
+        value.const_value = before.get(name, value.const_value)
+    result.context.stopped = f"what came out (loss {result.after.loss:.4g}) was worse and was taken back"
+    return replace(result, after=result.before)
 
 
 def gradients_from(opened: Opened, data: Data, progress: Progress) -> dict[str, FloatArray]:
@@ -154,8 +165,6 @@ def gradients_from(opened: Opened, data: Data, progress: Progress) -> dict[str, 
 
 def fitting(settings: Settings, data: Data) -> Settings:
     """Settings without augmentation where no input is an image."""
-    from dataclasses import replace
-
     from shrinkc.training.preparing import has_images
 
     return settings if has_images(data) else replace(settings, augment=(), pool=0)

@@ -13,7 +13,8 @@ from typing import Any, ClassVar
 from shrinkc.errors import RecipeError
 from shrinkc.training.context import Context
 from shrinkc.training.interfaces import Phase
-from shrinkc.training.phases import Reestimate, Train, schedule_of
+from shrinkc.training.phases import Reestimate, Train
+from shrinkc.training.rates import schedule_of
 from shrinkc.training.settings import check
 from shrinkc.training.tries import phases_of
 
@@ -53,4 +54,4 @@ class Distillation:
         return [*training, Reestimate()] if settings.reestimate else training
 
     def _training(self, context: Context) -> Phase:
-        return Train(context.settings.length(), schedule_of(context.settings))
+        return Train(context.settings.length(), schedule_of(context.settings, context))

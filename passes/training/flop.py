@@ -34,8 +34,9 @@ from shrinkc.training.hard_concrete import HardConcrete
 from shrinkc.training.interfaces import Phase, Plugin, Signal, Values
 from shrinkc.training.masks import MaskSet
 from shrinkc.training.optimizers import Optimizer
-from shrinkc.training.phases import Train, schedule_of
+from shrinkc.training.phases import Train
 from shrinkc.training.preparing import Lesson
+from shrinkc.training.rates import schedule_of
 from shrinkc.training.samples import Batch
 
 LABELS = {"macs": "MACs", "parameters": "Parameters"}
@@ -284,7 +285,7 @@ class Gated:
         per_epoch, length = context.feeder.order(0).steps_per_epoch, settings.length()
         gating, settling = length.split(1 - options.settling, per_epoch)
         first, until = gating.steps(per_epoch) or 0, length.steps(per_epoch)
-        schedule, plugin = schedule_of(settings), Constrained(gates, self.size, options, context)
+        schedule, plugin = schedule_of(settings, context), Constrained(gates, self.size, options, context)
         return [
             Train(gating, schedule, [plugin], keeps_best=False, parametrization=gates, until=until),
             Train(settling, schedule, first=first, until=until),

@@ -16,7 +16,8 @@ from shrinkc.training.context import Context
 from shrinkc.training.interfaces import Phase, Plugin, Signal, Values
 from shrinkc.training.masks import MaskSet
 from shrinkc.training.parametrization import Masked, Projected
-from shrinkc.training.phases import Train, schedule_of, start_masks
+from shrinkc.training.phases import Train, start_masks
+from shrinkc.training.rates import schedule_of
 from shrinkc.training.schedules import Cubic
 from shrinkc.training.scoring import Magnitude
 from shrinkc.training.select import kept_of, select_k
@@ -117,7 +118,7 @@ class GradualMagnitude:
             raise RecipeError(
                 "sparsity grows by steps", where=f"budget = {context.settings.budget}", hint="a budget of epochs or steps"
             )
-        schedule = schedule_of(context.settings)
+        schedule = schedule_of(context.settings, context)
         plugin = Gradually(views, Cubic(self.initial_sparsity, self.sparsity), self.every, self.is_regrowing)
         how = Projected() if self.is_regrowing else Masked()
         return [

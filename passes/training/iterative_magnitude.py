@@ -13,14 +13,16 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from shrinkc.errors import RecipeError
-from shrinkc.training.budget import Budget, parse
+from shrinkc.training.budget import Budget
 from shrinkc.training.context import Context
 from shrinkc.training.interfaces import Phase, Plugin, Scorer, Selector, Signal
-from shrinkc.training.phases import Prune, Remember, Rewind, Train, schedule_of
+from shrinkc.training.phases import Prune, Remember, Rewind, Train
+from shrinkc.training.rates import original_steps, schedule_of
 from shrinkc.training.refitting import RefitLSQ
 from shrinkc.training.schedules import pruning_distance, retraining, trace_of
 from shrinkc.training.scoring import Lamp, Magnitude
 from shrinkc.training.select import PerLayer, erk, kept_after, uniform
+from shrinkc.training.settings import RETRAINING, Settings
 from shrinkc.training.state import copied
 from shrinkc.training.views import WeightView, prunable
 
@@ -31,7 +33,6 @@ BEFORE = "before the mask"
 """Snapshot whose layers' outputs are fitted."""
 
 SCOPES = ("global", "uniform", "erk", "lamp")
-RETRAINING = ("ft", "lrw", "slr", "clr", "llr", "allr")
 REWINDING = "weights"
 
 
@@ -65,11 +66,9 @@ class IterativeMagnitude:
         Of the surviving weights, in every level.
     retraining : str
         ``weights`` rewinds weights and schedule to ``rewind_step``; ``lrw`` the schedule only; ``ft``, ``slr``, ``clr``,
-        ``llr`` and ``allr`` are other schedules.
-    original : str
-        How long the training was that the model came from, a budget of steps or epochs of these samples: the schedule is
-        of that length, of which ``lrw`` repeats the end, ``slr`` follows the whole, and ``allr``, which cannot do without,
-        compares the lengths.  By default as long as one retraining.
+        ``llr`` and ``allr`` are other schedules.  The shared setting ``original`` says how long the training was that the
+        model came from: the shared ``schedule`` is of that length, of which ``lrw`` repeats the end, ``slr`` follows the
+        whole, and ``allr``, which cannot do without, compares the lengths.  By default it is as long as one retraining.
     rewind_step : int
     refit : bool
         Before every retraining, fit what the mask left of each layer to what the layer computed before.
@@ -84,7 +83,6 @@ class IterativeMagnitude:
     levels: int = 3
     fraction: float = 0.2
     retraining: str = "lrw"
-    original: str = ""
     rewind_step: int = 0
     refit: bool = False
     scope: str = "global"
@@ -105,14 +103,6 @@ class IterativeMagnitude:
             raise RecipeError("no such scope", where=self.scope, hint=f"known: {', '.join(SCOPES)}")
         if self.levels < 0 or not 0 <= self.fraction < 1 or self.rewind_step < 0:
             raise RecipeError("out of range", where="levels, fraction, rewind_step")
-        if self.original and self.retraining in (REWINDING, "ft"):
-            raise RecipeError("would have no effect", where="original", because=f"{self.retraining} has no use for it")
-        if self.retraining == "allr" and not self.original:
-            raise RecipeError(
-                "the schedule compares lengths of training",
-                where='retraining = "allr"',
-                hint="say how long the model was trained: --set original=100epochs",
-            )
         if self.refit and self.retraining == REWINDING:
             raise RecipeError("would have no effect", where="refit", because="the weights are rewound")
         if self.rewind_step and self.retraining != REWINDING:
@@ -120,28 +110,38 @@ class IterativeMagnitude:
 
     def phases(self, context: Context) -> Sequence[Phase]:
         """See :class:`shrinkc.training.interfaces.Method`."""
+        self._check(context.settings)
         views = prunable(context.views, keep_first=self.keep_first, keep_last=self.keep_last)
         if self.retraining == REWINDING:
             return self._rewinding(context, views)
         steps = context.settings.length().steps(context.feeder.order(0).steps_per_epoch)
         if steps is None:
             raise RecipeError("the schedule counts steps", where=f"budget = {context.settings.budget}", hint="epochs or steps")
-        before = self._steps_before(context) or steps
-        trace = trace_of(schedule_of(context.settings), before)
+        before = original_steps(context.settings, context) or steps
+        trace = trace_of(schedule_of(context.settings, context), before)
         retrain = Retrain(self.retraining, trace, Budget(steps, "steps"), min(1.0, steps / before))
         prune: list[Phase] = [self._prune(context, views)]
         if self.refit:
             prune = [Remember(BEFORE), *prune, RefitLSQ(BEFORE)]
         return [*prune, retrain] * self.levels
 
-    def _steps_before(self, context: Context) -> int:
-        """Steps of the original training, 0 where nothing is said of it."""
-        if not self.original:
-            return 0
-        steps = parse(self.original, "original").steps(context.feeder.order(0).steps_per_epoch)
-        if steps is None:
-            raise RecipeError("the schedule counts steps", where=f"original = {self.original}", hint="epochs or steps")
-        return steps
+    def _check(self, settings: Settings) -> None:
+        """Refuse shared settings that do not go with the retraining.
+
+        Raises
+        ------
+        RecipeError
+        """
+        if settings.schedule in RETRAINING:
+            raise RecipeError("the method retrains by itself", where=f"schedule = {settings.schedule}", hint="retraining")
+        if settings.original and self.retraining in (REWINDING, "ft"):
+            raise RecipeError("would have no effect", where="original", because=f"{self.retraining} has no use for it")
+        if self.retraining == "allr" and not settings.original:
+            raise RecipeError(
+                "the schedule compares lengths of training",
+                where='retraining = "allr"',
+                hint="say how long the model was trained: --set original=100epochs",
+            )
 
     def _rewinding(self, context: Context, views: list[WeightView]) -> list[Phase]:
         settings = context.settings
@@ -152,7 +152,7 @@ class IterativeMagnitude:
                 where=f"rewind_step = {self.rewind_step}, budget = {settings.budget}",
                 hint="a budget of more steps or epochs",
             )
-        schedule = schedule_of(settings)
+        schedule = schedule_of(settings, context)
         phases: list[Phase] = [
             Train(Budget(steps, "steps"), schedule, [RememberAt(self.rewind_step, TICKET)], keeps_best=False)
         ]

@@ -57,8 +57,9 @@ from shrinkc.training import state
 from shrinkc.training.context import Context
 from shrinkc.training.fresh import StartAfresh
 from shrinkc.training.interfaces import Phase, Plugin, Signal
-from shrinkc.training.phases import Reestimate, Train, measure_statistics, schedule_of
+from shrinkc.training.phases import Reestimate, Train, measure_statistics
 from shrinkc.training.preparing import Lesson
+from shrinkc.training.rates import schedule_of
 
 CHOICES = ("uniform", "manual", "searched")
 STARTS = ("trained", "fresh")
@@ -417,7 +418,7 @@ class Projected:
         if settings.ema or settings.swa:
             raise RecipeError("averages of the weights are not of low rank", where="ema, swa")
         plugin = Projecting(Projection(options.energy_transfer, options.reduction), options.rectification, options.every)
-        training = Train(settings.length(), schedule_of(settings), [plugin], keeps_best=False)
+        training = Train(settings.length(), schedule_of(settings, context), [plugin], keeps_best=False)
         afresh = [StartAfresh()] if options.start == "fresh" else []
         last = [Reestimate()] if settings.reestimate else []
         return [ChooseRanks(options, self.lesson.runtime), *afresh, training, *last]

@@ -16,7 +16,8 @@ import torch
 from shrinkc.errors import RecipeError
 from shrinkc.training.context import Context
 from shrinkc.training.interfaces import Phase, Plugin, Values
-from shrinkc.training.phases import Train, schedule_of
+from shrinkc.training.phases import Train
+from shrinkc.training.rates import schedule_of
 from shrinkc.training.views import normalization_scales
 
 
@@ -64,4 +65,4 @@ class NetworkSlimming:
                 hint="export the model in training mode, or without folding",
             )
         settings = context.settings
-        return [Train(settings.length(), schedule_of(settings), [GainPenalty(names, self.strength)], keeps_best=False)]
+        return [Train(settings.length(), schedule_of(settings, context), [GainPenalty(names, self.strength)], keeps_best=False)]

@@ -15,8 +15,14 @@ UNITS = {
     "step": "steps",
     "s": "seconds",
     "sec": "seconds",
+    "seconds": "seconds",
+    "m": "minutes",
     "min": "minutes",
+    "minute": "minutes",
+    "minutes": "minutes",
     "h": "hours",
+    "hour": "hours",
+    "hours": "hours",
     "cpumin": "CPU minutes",
 }
 SECONDS = {"seconds": 1.0, "minutes": 60.0, "hours": 3600.0, "CPU minutes": 60.0}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +11,7 @@ import onnx_ir as ir
 import torch
 
 from shrinkc.log import Progress, Silent
-from shrinkc.training import state
+from shrinkc.training import state, streams
 from shrinkc.training.checkpoint import Checkpoint, Checkpoints, named, under
 from shrinkc.training.distributed import World
 from shrinkc.training.evaluation import Metrics, evaluate
@@ -41,8 +41,8 @@ class Context:
 
     Attributes
     ----------
-    model : ir.Model
-        As it came; what is learned lies in the executor.
+    model, teacher : ir.Model
+        As they came; what is learned lies in the executor.  There may be no teacher.
     executor : Executor
     settings : Settings
     feeder : Feeder
@@ -88,6 +88,7 @@ class Context:
     records: list[dict[str, Any]] = field(default_factory=list)
     evaluation_batch: int = 256
     n_trained: int = 0
+    teacher: ir.Model | None = None
     phase: int = 0
     cycle: int = 0
     step: int = 0
@@ -120,8 +121,22 @@ class Context:
         self.executor.eval()
         on_device = {name: tensor.to(self.settings.device) for name, tensor in inputs.items()}
         weights = self.effective(self.tensors)
-        found = self.executor(on_device, weights=weights)
+        with self.drawing("evaluation"):
+            found = self.executor(on_device, weights=weights)
         return {name: value.cpu() for name, value in found.items()}
+
+    def few(self, most: int) -> Samples:
+        """The first samples to train on: as many as make whole batches of a model of a fixed one.
+
+        No last one stands alone in a part of :attr:`evaluation_batch`: normalised by itself it would say nothing.
+        """
+        samples, unit, size = self.feeder.samples, self.feeder.unit or 1, self.evaluation_batch
+        count = min(most, len(samples)) // unit * unit or unit
+        return samples.take(torch.arange(count - (unit == 1 < count and count % size == 1)))
+
+    def drawing(self, purpose: str, *place: int) -> AbstractContextManager[None]:
+        """Around what runs operators that draw random numbers: the same at the same place, in every process."""
+        return streams.drawing(self.settings.device, self.settings.seed, purpose, *place)
 
     def effective(self, weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor] | None:
         """Weights to compute with, None where those that are trained will do."""
@@ -130,8 +145,10 @@ class Context:
         return {name: self.parametrization.effective(name, weights[name], mask) for name, mask in self.masks.items()}
 
     def evaluate(self) -> Metrics:
-        """Metrics of the weights as they are, on the held-out samples."""
-        return evaluate(self.run, self.objective.judging(), self.judged, self.answers, self.evaluation_batch)
+        """Metrics of the weights as they are, on the held-out samples; the first process's."""
+        objective = self.objective.judging()
+        found = evaluate(self.run, objective, objective.classes, self.judged, self.answers, self.evaluation_batch)
+        return Metrics.of(self.world.agreed(found.numbers(), self.settings.device))
 
     @contextmanager
     def fed_by(self, feeder: Feeder) -> Iterator[None]:

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+import onnx_ir as ir
 import torch
 from torch.nn import functional as F
 
@@ -83,8 +84,44 @@ def mean_deviation(value: torch.Tensor) -> float:
 
 
 def is_logits(value: torch.Tensor) -> bool:
-    """Whether an output looks like scores of classes: (samples, classes), floating."""
+    """Whether an output may hold scores of classes: (samples, classes), floating."""
     return value.ndim == 2 and value.shape[1] > 1 and value.is_floating_point()
+
+
+NO_CLASSES = ("Sigmoid", "HardSigmoid", "Tanh", "LpNormalization")
+"""What makes outputs that are no scores of classes of which one is right: of many that may be, or directions."""
+
+AUTO, NONE = "auto", "none"
+
+
+def classes_of(model: ir.Model, outputs: Mapping[str, torch.Tensor], chosen: str) -> tuple[str, ...]:
+    """Outputs that hold scores of classes, of which one is right for each sample.
+
+    Parameters
+    ----------
+    model : ir.Model
+    outputs : mapping of output name to tensor
+        Of a few samples.
+    chosen : str
+        ``auto`` goes by shape, and by what the outputs are made by; else names with commas between them, or ``none``.
+
+    Raises
+    ------
+    RecipeError
+        An output that was named is none, or cannot hold classes.
+    """
+    able = [name for name, value in outputs.items() if is_logits(value)]
+    if chosen == NONE:
+        return ()
+    if chosen == AUTO:
+        made = {value.name: producer.op_type for value in model.graph.outputs if (producer := value.producer()) is not None}
+        return tuple(name for name in able if made.get(name) not in NO_CLASSES)
+    named = tuple(name.strip() for name in chosen.split(","))
+    if wrong := [name for name in named if name not in able]:
+        raise RecipeError(
+            "no output that could hold classes", where=f"classes = {', '.join(wrong)}", hint=f"known: {', '.join(able) or NONE}"
+        )
+    return named
 
 
 @dataclass(frozen=True)
@@ -158,16 +195,21 @@ def label_loss(outputs: Mapping[str, torch.Tensor], labels: torch.Tensor, smooth
 
 
 def distances_for(
-    outputs: Mapping[str, torch.Tensor], probabilities: Sequence[str], logit_loss: str, other_loss: str, temperature: float
+    outputs: Mapping[str, torch.Tensor],
+    classes: Sequence[str],
+    probabilities: Sequence[str],
+    logit_loss: str,
+    other_loss: str,
+    temperature: float,
 ) -> dict[str, Distance]:
-    """A distance for every floating output, given what the teacher makes of a few samples."""
+    """A distance for every floating output, given what the teacher makes of a few samples, and which of them hold classes."""
     found: dict[str, Distance] = {}
     for name, value in outputs.items():
         if not value.is_floating_point():
             continue
-        if is_logits(value) and logit_loss == "kl":
+        if name in classes and logit_loss == "kl":
             found[name] = KL(temperature, name in probabilities)
-        elif other_loss == "l1" and not is_logits(value):
+        elif other_loss == "l1" and name not in classes:
             found[name] = ScaledAbsolutes(mean_deviation(value))
         else:
             found[name] = ScaledSquares(variance(value))

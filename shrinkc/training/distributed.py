@@ -5,6 +5,7 @@ Started by ``torchrun``; with one process nothing here does anything.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from typing import Any
 import torch
 import torch.distributed as torch_distributed
 
-from shrinkc.errors import RuntimeUnavailable
+from shrinkc.errors import RecipeError, RuntimeUnavailable
 from shrinkc.launching import is_launched
 
 
@@ -52,6 +53,27 @@ class World:
         if self.size > 1:
             for tensor in tensors:
                 torch_distributed.broadcast(tensor.data, 0)
+
+    def agreed(self, values: Sequence[float], device: str = "cpu") -> list[float]:
+        """What the first process found, for all of them: decisions must not hang on the last bits of a machine."""
+        if self.size == 1:
+            return list(values)
+        told = torch.tensor(list(values), dtype=torch.float64, device=device)
+        torch_distributed.broadcast(told, 0)
+        return [float(value) for value in told.cpu()]
+
+    def check_same(self, text: str, what: str, hint: str, device: str = "cpu") -> None:
+        """Refuse to go on where a text differs between the processes.
+
+        Raises
+        ------
+        RecipeError
+        """
+        mine = [float(byte) for byte in hashlib.blake2b(text.encode(), digest_size=16).digest()]
+        differs = torch.tensor([float(mine != self.agreed(mine, device))], device=device)
+        self.sum_([differs])
+        if differs > 0:
+            raise RecipeError(what, where=f"{self.size} processes", hint=hint)
 
 
 def batch_norm(

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 
-from shrinkc.training.distill import is_logits
 from shrinkc.training.samples import Batch, Samples, Tensors
 from shrinkc.training.teacher import Answers
 
@@ -37,6 +37,17 @@ class Metrics:
     accuracy: float | None
     samples: int
 
+    def numbers(self) -> list[float]:
+        """As plain numbers, NaN for what is not there."""
+        return [math.nan if value is None else value for value in (self.loss, self.agreement, self.accuracy, self.samples)]
+
+    @classmethod
+    def of(cls, numbers: Sequence[float]) -> Metrics:
+        """What :meth:`numbers` told."""
+        loss, *shares, samples = numbers
+        agreement, accuracy = (None if math.isnan(share) else share for share in shares)
+        return cls(loss, agreement, accuracy, int(samples))
+
     @property
     def quality(self) -> float:
         """What must not get worse: accuracy, else agreement, else the loss with its sign turned."""
@@ -48,13 +59,15 @@ class Metrics:
         return self.loss < other.loss and self.quality >= floor.quality
 
 
-def evaluate(run: Run, loss: Loss, samples: Samples, answers: Answers, batch: int) -> Metrics:
+def evaluate(run: Run, loss: Loss, classes: Sequence[str], samples: Samples, answers: Answers, batch: int) -> Metrics:
     """Mean loss, agreement and accuracy of a model on all samples.
 
     Parameters
     ----------
     run : callable
     loss : callable
+    classes : sequence of str
+        Outputs that hold scores of classes; labels are of the first that has one for each.
     samples : Samples
     answers : Answers
         The teacher's, empty without one.
@@ -66,8 +79,9 @@ def evaluate(run: Run, loss: Loss, samples: Samples, answers: Answers, batch: in
         with torch.no_grad():
             outputs = run(own.inputs)
             total += float(loss(outputs, own)) * own.size
-        hits, classified = _counted(outputs, own.targets, hits, classified)
-        right, labelled = _labelled(outputs, own.labels, right, labelled)
+        scores = {name: outputs[name] for name in classes}
+        hits, classified = _counted(scores, own.targets, hits, classified)
+        right, labelled = _labelled(scores, samples.labels, own.labels, right, labelled)
     agreement = hits / classified if classified else None
     return Metrics(total / len(samples), agreement, right / labelled if labelled else None, len(samples))
 
@@ -80,18 +94,20 @@ def batches(samples: Samples, answers: Answers, size: int) -> Iterator[Batch]:
         yield Batch(part.inputs, index, part.labels, answers.at(index))
 
 
-def _counted(outputs: Mapping[str, torch.Tensor], targets: Mapping[str, torch.Tensor], hits: int, seen: int) -> tuple[int, int]:
-    for name, value in outputs.items():
-        if name in targets and is_logits(value):
+def _counted(scores: Mapping[str, torch.Tensor], targets: Mapping[str, torch.Tensor], hits: int, seen: int) -> tuple[int, int]:
+    for name, value in scores.items():
+        if name in targets:
             hits += int((value.argmax(1) == targets[name].to(value.device).argmax(1)).sum())
             seen += len(value)
     return hits, seen
 
 
-def _labelled(outputs: Mapping[str, torch.Tensor], labels: torch.Tensor | None, right: int, seen: int) -> tuple[int, int]:
-    if labels is None:
+def _labelled(
+    scores: Mapping[str, torch.Tensor], every: torch.Tensor | None, own: torch.Tensor | None, right: int, seen: int
+) -> tuple[int, int]:
+    if every is None or own is None:
         return right, seen
-    value = next((value for value in outputs.values() if is_logits(value)), None)
+    value = next((value for value in scores.values() if int(every.max()) < value.shape[1]), None)
     if value is None:
         return right, seen
-    return right + int((value.argmax(1) == labels.to(value.device)).sum()), seen + len(labels)
+    return right + int((value.argmax(1) == own.to(value.device)).sum()), seen + len(own)

@@ -166,6 +166,10 @@ class Executor(nn.Module):
         """Let BatchNormalization in training go through a function that knows the whole batch, see ``Mode``."""
         self._mode.normalize = normalize
 
+    def draw_for(self, rows: range, total: int) -> None:
+        """Let operators draw random numbers for ``total`` samples and use those of their own ``rows``, see ``Mode``."""
+        self._mode.rows, self._mode.total = rows, total
+
     def tensor(self, name: str) -> Tensor:
         """Parameter or buffer by the name of its initializer; the stored constant for any other initializer.
 

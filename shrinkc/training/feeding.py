@@ -52,6 +52,12 @@ class Feeder:
         """Order of the samples in a cycle."""
         return Order(len(self.samples), self.batch, self.settings.seed, cycle, self.unit or 1)
 
+    def rows(self, cycle: int) -> tuple[range, int]:
+        """Which samples of a step are this process's, and how many a step has."""
+        total = self.order(cycle).size
+        own = self.world.own(torch.arange(total), self.unit or 1)
+        return range(int(own[0]), int(own[-1]) + 1), total
+
     def at(self, cycle: int, step: int) -> Batch:
         """The batch of a step, this process's share of it."""
         index = self.order(cycle).index(step)

@@ -91,11 +91,9 @@ class Keeper(Plugin):
     def _said(self) -> str:
         if self.best is None:
             return ""
-        if self.best.accuracy is not None:
-            return f"accuracy {self.best.accuracy:.2%}"
-        return f"held-out loss {self.best.loss:.4g}" + (
-            "" if self.best.agreement is None else f", agreement {self.best.agreement:.2%}"
-        )
+        shares = {"accuracy": self.best.accuracy, "agreement": self.best.agreement}
+        told = [f"{name} {share:.2%}" for name, share in shares.items() if share is not None]
+        return ", ".join([f"held-out loss {self.best.loss:.4g}", *told])
 
     def restore(self, tensors: Values, facts: Mapping[str, Any]) -> None:
         """See :class:`Plugin`."""

@@ -23,12 +23,15 @@ class Objective:
     label_smoothing : float
     outputs : tuple of str
         Of the model, in its order.
+    classes : tuple of str
+        Outputs that hold scores of classes.
     """
 
     distillation: Distillation | None
     label_weight: float = 0.0
     label_smoothing: float = 0.0
     outputs: tuple[str, ...] = ()
+    classes: tuple[str, ...] = ()
 
     @property
     def inside(self) -> tuple[str, ...]:
@@ -42,7 +45,7 @@ class Objective:
 
     def __call__(self, values: Mapping[str, torch.Tensor], batch: Batch) -> torch.Tensor:
         """Scalar tensor, a mean over the samples of the batch."""
-        outputs = {name: values[name] for name in self.outputs}
+        outputs = {name: values[name] for name in self.outputs if name in self.classes}
         if self.distillation is None:
             return self._of_labels(outputs, batch)
         distance = self.distillation(values, batch.targets)

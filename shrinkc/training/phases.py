@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
@@ -16,27 +17,10 @@ from shrinkc.training.interfaces import Parametrization, Phase, Plugin, Scorer, 
 from shrinkc.training.keeping import Keeper
 from shrinkc.training.masks import MaskSet
 from shrinkc.training.parametrization import Masked
-from shrinkc.training.schedules import Constant, Cosine, Linear, Schedule, Steps, WarmUp
+from shrinkc.training.schedules import Schedule
 from shrinkc.training.select import select_k
-from shrinkc.training.settings import Settings
 from shrinkc.training.trainer import Trainer
 from shrinkc.training.views import WeightView
-
-FLOOR = 1e-3
-"""Share of the highest rate that a cosine ends at."""
-
-
-def schedule_of(settings: Settings) -> Schedule:
-    """Learning rate that the settings ask for."""
-    peak = settings.learning_rate
-    found: dict[str, Schedule] = {
-        "constant": Constant(peak),
-        "linear": Linear(peak),
-        "cosine": Cosine(peak, FLOOR * peak),
-        "steps": Steps(peak, settings.milestones),
-    }
-    chosen = found[settings.schedule]
-    return WarmUp(chosen, settings.warm_up, is_linear=True) if settings.warm_up else chosen
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,6 +67,7 @@ class Train:
             {
                 "phase": "train",
                 "steps": context.steps_done - done,
+                "ended_early": trainer.has_enough,
                 "seconds": time.perf_counter() - started,
                 "before": None if keeper is None or keeper.start is None else asdict(keeper.start),
                 "after": None if found is None else asdict(found),
@@ -211,11 +196,10 @@ def measure_statistics(context: Context, most: int) -> None:
     counts: dict[str, int] = {}
     names = tuple(dict.fromkeys(normalization.data for normalization in context.normalizations))
     context.executor.train()
-    for part in context.feeder.samples.take(torch.arange(min(most, len(context.feeder.samples)))).parts(
-        context.evaluation_batch
-    ):
+    for number, part in enumerate(context.few(most).parts(context.evaluation_batch)):
         inputs = {name: tensor.to(context.settings.device) for name, tensor in part.inputs.items()}
-        values = context.executor(inputs, also=names)
+        with context.drawing("statistics", number):
+            values = context.executor(inputs, also=names)
         for name in names:
             _add_up(values[name].double(), name, sums, counts)
     context.executor.eval()
@@ -237,10 +221,19 @@ def carry_out(phases: Sequence[Phase], context: Context) -> None:
 
     Raises
     ------
+    RecipeError
+        The checkpoint is another run's, or not all processes see it.
     TrainingError
         Training cannot go on; the best weights so far are in the model.
     """
     found = context.checkpoints.found()
+    if context.world.size > 1:
+        context.world.check_same(
+            "" if found is None else json.dumps(dict(found.facts), sort_keys=True),
+            "the processes do not go on from the same checkpoint",
+            "a folder that all of them share, or no checkpoint",
+            context.settings.device,
+        )
     if found is not None:
         context.restore(found)
     while context.phase < len(phases) and not context.stopped:

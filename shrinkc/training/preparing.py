@@ -22,7 +22,7 @@ from shrinkc.training.augment import is_image
 from shrinkc.training.autocasting import settled
 from shrinkc.training.checkpoint import Checkpoints
 from shrinkc.training.context import Context
-from shrinkc.training.distill import Distillation, Feature, distances_for, fitting, is_logits
+from shrinkc.training.distill import Distillation, Feature, classes_of, distances_for, fitting
 from shrinkc.training.distributed import World, batch_norm
 from shrinkc.training.evaluation import batches
 from shrinkc.training.executor import Executor
@@ -101,14 +101,24 @@ def prepared(
     _check(lesson, settings, world)
     if settings.device == "cuda":
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+    if world.size > 1:
+        world.check_same(
+            _outline(lesson, settings),
+            "the processes do not train the same",
+            "the same model, data and settings everywhere; times measured by each process lead to models of their own",
+            settings.device,
+        )
     unit = fixed_batch(lesson.student)
     training, judging = _divided(lesson, settings, unit)
     executor = Executor(lesson.student).to(settings.device)
     if not executor.trainable():
         raise RecipeError("there is nothing to train", because="no layer of the model reads a stored float weight")
     lay_out(executor)
-    if lesson.data.labels is not None and (lesson.teacher is None or settings.label_weight > 0):
-        _check_labels(executor, judging, torch.from_numpy(np.asarray(lesson.data.labels)), settings, unit)
+    outputs = _outputs(executor, judging, settings, unit)
+    classes = classes_of(lesson.student, outputs, settings.classes)
+    if lesson.data.labels is not None and (lesson.teacher is None or (settings.label_weight > 0 and classes)):
+        # A teacher without classes leaves labels unread.
+        fitting({name: outputs[name] for name in classes}, torch.from_numpy(np.asarray(lesson.data.labels)))
     if world.size > 1:
         executor.normalize_by(batch_norm)
     features = _features(lesson, settings, judging, unit)
@@ -117,9 +127,11 @@ def prepared(
     batch = unit or EVALUATION_BATCH
     with progress.stage("asking the teacher"):
         answers = Answers({} if judge is None else judge.answers(judging, batch))
-        objective = _objective(lesson, teacher, training, settings, executor.output_names)
+        objective = _objective(lesson, teacher, training, settings, executor.output_names, classes)
         feeder = _feeder(training, teacher, settings, world, unit)
-    settings = settled(settings, executor, objective.judging(), next(batches(judging, answers, batch)))
+    chosen = settled(settings, executor, objective.judging(), next(batches(judging, answers, batch)))
+    is_half = world.agreed([float(chosen.precision == "bfloat16")], settings.device)[0] == 1.0
+    settings = replace(settings, precision="bfloat16" if is_half else "float32")
     context = Context(
         lesson.student,
         executor,
@@ -134,23 +146,18 @@ def prepared(
         interrupts,
         evaluation_batch=batch,
         n_trained=len(training),
+        teacher=lesson.teacher,
     )
     world.same_(list(context.tensors.values()))
     return context
 
 
-def _check_labels(executor: Executor, samples: Samples, labels: torch.Tensor, settings: Settings, unit: int | None) -> None:
-    """Refuse labels that no output has a class for, before anything is trained; a teacher without classes leaves them unread.
-
-    Raises
-    ------
-    RecipeError
-    """
+def _outputs(executor: Executor, samples: Samples, settings: Settings, unit: int | None) -> Tensors:
+    """What the student makes of one sample, or one batch of a model of a fixed one."""
     few = next(samples.parts(unit or 1))
     with torch.inference_mode():
-        outputs = executor.eval()({name: tensor.to(settings.device) for name, tensor in few.inputs.items()})
-    if settings.teacher == "none" or any(is_logits(value) for value in outputs.values()):
-        fitting(outputs, labels)
+        found: Tensors = executor.eval()({name: tensor.to(settings.device) for name, tensor in few.inputs.items()})
+    return {name: found[name] for name in executor.output_names}
 
 
 def _divided(lesson: Lesson, settings: Settings, unit: int | None) -> tuple[Samples, Samples]:
@@ -242,26 +249,34 @@ def _by_executor(model: ir.Model, inside: Sequence[str], device: str) -> Forward
 
 
 def _objective(
-    lesson: Lesson, teacher: Teacher | None, samples: Samples, settings: Settings, outputs: Sequence[str]
+    lesson: Lesson,
+    teacher: Teacher | None,
+    samples: Samples,
+    settings: Settings,
+    outputs: Sequence[str],
+    classes: tuple[str, ...],
 ) -> Objective:
     if teacher is None:
-        return Objective(None, label_smoothing=settings.label_smoothing, outputs=tuple(outputs))
+        return Objective(None, label_smoothing=settings.label_smoothing, outputs=tuple(outputs), classes=classes)
     probe = Samples({name: tensor[:PROBED] for name, tensor in samples.inputs.items()}, None)
     if teacher.unit is not None:
         probe = next(probe.parts(max(teacher.unit, PROBED // teacher.unit * teacher.unit)))
     values = teacher.targets(probe.inputs)
     inside = {feature.name: values.pop(feature.name) for feature in teacher.features if feature.name not in outputs}
-    distances = distances_for(values, _probabilities(lesson), settings.logit_loss, settings.other_loss, settings.temperature)
+    distances = distances_for(
+        values, classes, _probabilities(lesson), settings.logit_loss, settings.other_loss, settings.temperature
+    )
     if not distances:
         raise RecipeError("no output can be distilled", because="all of them are whole numbers", hint="labels")
-    features = distances_for(inside, (), "mse", "mse", 1.0)
+    features = distances_for(inside, (), (), "mse", "mse", 1.0)
     is_labelled = lesson.data.labels is not None and "mix" not in settings.augment  # mixed images have no labels
-    has_labels = is_labelled and any(is_logits(value) for value in values.values())
+    has_labels = is_labelled and bool(classes)
     return Objective(
         Distillation(distances, features, settings.feature_weight),
         settings.label_weight if has_labels else 0.0,
         settings.label_smoothing,
         tuple(outputs),
+        classes,
     )
 
 
@@ -296,12 +311,28 @@ def _fit(samples: Samples, teacher: Teacher, unit: int | None) -> bool:
     return size * len(samples) / len(few) <= CACHE_BYTES
 
 
+def _outline(lesson: Lesson, settings: Settings) -> str:
+    """What all processes must have alike: settings, and the names and shapes of weights and samples."""
+    tensors = {name: str(value.shape) for name, value in lesson.student.graph.initializers.items()}
+    samples = {name: [str(array.dtype), *array.shape] for name, array in lesson.data.inputs.items()}
+    return json.dumps([settings.to_json(), sorted(tensors.items()), sorted(samples.items())], sort_keys=True)
+
+
+def _plain(node: ir.Node) -> list[tuple[str, str]]:
+    """Attributes that are numbers or texts; bodies and tensors have nodes and weights of their own."""
+    kinds = (int, float, str, bytes, tuple, list)
+    return sorted((name, repr(one.value)) for name, one in node.attributes.items() if isinstance(one.value, kinds))
+
+
 def _fingerprint(lesson: Lesson, settings: Settings) -> str:
     """Hash of everything that the result depends on."""
     digest = hashlib.blake2b(json.dumps(settings.to_json(), sort_keys=True).encode())
     for model in (lesson.given or lesson.student, lesson.teacher):
         if model is not None:
             lift_weights(copy := model.clone())  # what stands in nodes counts as well
+            for node in copy.graph.all_nodes():
+                reads = [None if value is None else value.name for value in node.inputs]
+                digest.update(repr((node.domain, node.op_type, reads, _plain(node))).encode())
             for name, value in sorted(copy.graph.initializers.items()):
                 digest.update(name.encode())
                 digest.update(np.ascontiguousarray(shrinkc_ir.stored_array(value)).tobytes())

@@ -205,7 +205,7 @@ def _matrix(layer: Layer, weight: Tensor, bias: Tensor | None) -> Tensor:
 def _gathered(context: Context, layer: Layer, how: RefitLSQ, like: Tensor) -> Sums:
     group, units, inputs = like.shape
     sums = Sums(like.new_zeros(group, inputs, inputs), like.new_zeros(group, units, inputs))
-    few = context.feeder.samples.take(torch.arange(min(how.samples, len(context.feeder.samples))))
+    few = context.few(how.samples)
     executor = context.executor.eval()
     for part in few.parts(context.feeder.unit or min(context.evaluation_batch, 32)):
         given = {name: tensor.to(context.settings.device) for name, tensor in part.inputs.items()}

@@ -12,12 +12,12 @@ import onnx_ir as ir
 import torch
 
 from shrinkc import registry
-from shrinkc.errors import TrainingError
+from shrinkc.errors import DivergedError, ShrinkcError, TrainingError
 from shrinkc.evidence.data import fixed_batch
 from shrinkc.log import Progress
 from shrinkc.training.batch_norms import channel_statistics, check_openable, fold_batch_norms, open_batch_norms
 from shrinkc.training.context import BEST, Context
-from shrinkc.training.distributed import joined
+from shrinkc.training.distributed import World, joined
 from shrinkc.training.evaluation import Metrics
 from shrinkc.training.executor import Executor
 from shrinkc.training.interfaces import Method, Phase, Rewriting, Rewritten
@@ -35,6 +35,7 @@ NORMALISED, NORMALISED_AT_ONCE = 512, 64
 """Samples whose statistics opened normalisations begin with, and how many of them at a time."""
 
 SPENT = "the budget is spent"
+ENOUGH = "no better model was found any more"
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,7 +69,10 @@ class Trained:
     @property
     def stopped(self) -> str:
         """Why training ended."""
-        return self.error.message if self.error is not None else self.context.stopped or SPENT
+        if self.error is not None:
+            return self.error.message
+        lengths = [bool(record["ended_early"]) for record in self.context.records if "ended_early" in record]
+        return self.context.stopped or (ENOUGH if lengths and lengths[-1] else SPENT)
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,8 +131,7 @@ def trained(
             started = time.perf_counter()
             before = _finite(context)
         context.snapshot(BEST)
-        error = _carried_out(method, context)
-        after = context.evaluate()
+        after, error = _carried_out(method, context, before)
         model = method.finished(context, context.executor.write_back())
         if settings.norms == "refolded":
             fold_batch_norms(model, opened)
@@ -167,16 +170,48 @@ def _finite(context: Context) -> Metrics:
     return found
 
 
-def _carried_out(method: Rewritten, context: Context) -> TrainingError | None:
-    """Why it ended early, if it did; the model then holds the best weights there were."""
+def _carried_out(method: Rewritten, context: Context, before: Metrics) -> tuple[Metrics, TrainingError | None]:
+    """Metrics in the end, and what broke the training off if anything did; the model then holds the best weights so far.
+
+    Raises
+    ------
+    ShrinkcError
+        It could not begin as it was asked to.
+    """
     try:
         with memory_counted():
             carry_out(method.phases(context), context)
-    except TrainingError as error:
-        context.put(context.snapshots[BEST])
-        context.parametrization = Masked()
+            if math.isfinite((after := context.evaluate()).loss):
+                return after, None
+            raise DivergedError("the loss is not finite", where="after the last step", hint="a lower learning rate")
+    except Exception as error:  # whatever it was, the best weights so far shall not be lost
+        if isinstance(error, ShrinkcError) and not isinstance(error, TrainingError) and not context.steps_done:
+            raise
+        failure = _broken_off(error, context)
+        return _seen_after(failure, context, before), failure
+
+
+def _broken_off(error: Exception, context: Context) -> TrainingError:
+    context.put(context.snapshots[BEST])
+    context.parametrization = Masked()
+    if isinstance(error, TrainingError):
         return error
-    return None
+    if isinstance(error, ShrinkcError):
+        told = TrainingError(error.message, where=error.where, because=error.because, hint=error.hint)
+    else:
+        told = TrainingError("training broke off", because=f"{type(error).__name__}: {error}")
+    told.__cause__ = error
+    return told
+
+
+def _seen_after(error: TrainingError, context: Context, before: Metrics) -> Metrics:
+    """Metrics of the best weights so far; those it began with where what broke training breaks this as well."""
+    context.world = World()  # of other processes nobody knows whether they are still there
+    try:
+        return context.evaluate()
+    except Exception as another:
+        error.add_note(f"and the model could not be run afterwards: {another}")
+        return before
 
 
 def method_of(name: str, options: Mapping[str, object]) -> Method | Rewriting:

@@ -135,15 +135,18 @@ class Order:
 
 
 def held_out(n_samples: int, share: float, batch: int, least: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Indices to train on and indices to judge by: runs of ``batch`` samples, evenly spread.
+    """Indices to train on and indices to judge by: runs of ``batch`` samples, one drawn out of every stretch of them.
 
-    Both are all samples where fewer than ``least`` would be judged by, or nothing would be left to train on.
+    Always the same ones.  They are drawn because in files that go round the classes every so many-th sample may be of one
+    class.  Both are all samples where fewer than ``least`` would be judged by, or nothing would be left to train on.
     """
     runs = n_samples // batch
     wanted = int(share * runs)
     if wanted * batch < least or wanted >= runs:
         every = torch.arange(n_samples)
         return every, every
-    chosen = torch.arange(wanted) * runs // wanted
+    bounds = torch.arange(wanted + 1) * runs // wanted
+    places = torch.rand(wanted, generator=streams.generator(0, "held out")) * (bounds[1:] - bounds[:-1])
+    chosen = bounds[:-1] + places.long()
     is_judged = torch.isin(torch.arange(n_samples) // batch, chosen)
     return (~is_judged).nonzero()[:, 0], is_judged.nonzero()[:, 0]

@@ -9,6 +9,9 @@ import torch
 
 from shrinkc.errors import TrainingError
 
+ALLOCATORS = ("allocate memory", "bad_alloc", "bad allocation")
+"""What allocators say that have nothing left."""
+
 
 @contextmanager
 def memory_counted() -> Iterator[None]:
@@ -23,8 +26,8 @@ def memory_counted() -> Iterator[None]:
         yield
     except (MemoryError, torch.OutOfMemoryError) as error:
         raise _scarce(error) from error
-    except RuntimeError as error:  # torch's allocator on the processor has no type of its own
-        if "allocate memory" in str(error):
+    except Exception as error:  # neither torch's allocator on the processor nor onnxruntime's has a type of its own
+        if any(text in str(error) for text in ALLOCATORS):
             raise _scarce(error) from error
         raise
 

@@ -12,7 +12,8 @@ from shrinkc.training import budget as budgets
 from shrinkc.training.budget import Budget
 
 OPTIMIZERS = ("sgd", "adamw")
-SCHEDULES = ("constant", "linear", "cosine", "steps")
+RETRAINING = ("ft", "lrw", "slr", "clr", "llr", "allr")
+SCHEDULES = ("constant", "linear", "cosine", "steps", *RETRAINING)
 LOGIT_LOSSES = ("kl", "mse")
 OTHER_LOSSES = ("mse", "l1")
 BATCH_NORM = ("frozen", "batch", "settling")
@@ -43,7 +44,12 @@ class Settings:
         Momentum is the first of adamw's two decays.  Weight decay is for matrices and convolutions only: not for biases and
         normalisations.
     schedule : str
-        ``constant``, ``linear``, ``cosine`` or ``steps`` (a tenth at each of the ``milestones``).
+        ``constant``, ``linear``, ``cosine`` or ``steps`` (a tenth at each of the ``milestones``); or, after a removal, one of
+        the retraining schedules ``ft``, ``lrw``, ``slr``, ``clr``, ``llr``, ``allr`` (see
+        :func:`shrinkc.training.schedules.retraining`), for which the original training is taken to have followed half a cosine.
+    original : str
+        How long the training was that the model came from, in epochs or steps of these samples: ``lrw`` repeats its end,
+        ``allr``, which cannot do without, compares its length.
     milestones : tuple of float
         Shares of the steps.
     warm_up : float
@@ -53,8 +59,11 @@ class Settings:
     teacher : str
         ``original`` distils from the model as it was given; ``none`` needs labels.
     temperature : float
+    classes : str
+        Outputs that hold scores of classes of which one is right for each sample: names with commas between them, ``none``, or
+        ``auto``: those of shape (samples, classes) that no sigmoid, tanh or normalisation to length one makes.
     logit_loss : str
-        For outputs of shape (samples, classes): ``kl`` or ``mse``.
+        For those outputs: ``kl`` or ``mse``.
     other_loss : str
         For other outputs: ``mse`` (by the variance of the teacher's) or ``l1`` (by its mean deviation).
     feature_weight : float
@@ -95,8 +104,8 @@ class Settings:
     device : str
     precision : str
         Of the arithmetic in training, by autocast: ``float32``, ``bfloat16``, or ``auto``, which is bfloat16 where the device
-        has instructions for it and a batch's loss is nearly the same in it.  Weights, moments and losses are float32 in any
-        case, and so is what decides which model is the best.
+        has instructions for it and a batch's loss is nearly the same in it.  Weights and moments have the type of the
+        model's own weights and losses are float32 in any case, and so is what decides which model is the best.
     """
 
     method: str = "distillation"
@@ -107,11 +116,13 @@ class Settings:
     momentum: float = 0.9
     weight_decay: float = 5e-4
     schedule: str = "cosine"
+    original: str = ""
     milestones: tuple[float, ...] = (0.5, 0.75)
     warm_up: float = 0.05
     clip: float = 0.0
     teacher: str = "original"
     temperature: float = 4.0
+    classes: str = "auto"
     logit_loss: str = "kl"
     other_loss: str = "mse"
     feature_weight: float = 0.0
@@ -161,6 +172,12 @@ SHARES = ("warm_up", "swa", "held_out", "label_weight", "label_smoothing", "ema"
 Need = tuple[Callable[[Settings], bool], str]
 TEACHER: Need = (lambda settings: settings.teacher != "none", 'a teacher (teacher = "original")')
 NEEDS: Mapping[str, tuple[Need, ...]] = {
+    "original": (
+        (
+            lambda settings: settings.schedule in ("lrw", "allr") or settings.method == "iterative-magnitude",
+            'a schedule that looks at it (schedule = "lrw")',
+        ),
+    ),
     "milestones": ((lambda settings: settings.schedule == "steps", 'schedule = "steps"'),),
     "temperature": (TEACHER, (lambda settings: settings.logit_loss == "kl", 'logit_loss = "kl"')),
     "logit_loss": (TEACHER,),

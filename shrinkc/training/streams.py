@@ -6,6 +6,8 @@ Nothing has to be stored to take up a run where it stopped, and every process of
 from __future__ import annotations
 
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 
 import numpy as np
@@ -14,8 +16,20 @@ import torch
 
 def generator(seed: int, purpose: str, *place: int) -> torch.Generator:
     """Generator for one purpose at one place (cycle, epoch, step, whatever numbers it)."""
+    return torch.Generator().manual_seed(_mixed(seed, purpose, *place))
+
+
+@contextmanager
+def drawing(device: str, seed: int, purpose: str, *place: int) -> Iterator[None]:
+    """Around operators that draw from torch's own generators: they draw by place too, and nobody else's draws change."""
+    with torch.random.fork_rng([torch.cuda.current_device()] if device == "cuda" else []):
+        torch.manual_seed(_mixed(seed, purpose, *place))
+        yield
+
+
+def _mixed(seed: int, purpose: str, *place: int) -> int:
     mixed = np.random.SeedSequence([seed, zlib.crc32(purpose.encode()), *place]).generate_state(1, np.uint64)
-    return torch.Generator().manual_seed(int(mixed[0] >> 1))
+    return int(mixed[0] >> 1)
 
 
 @lru_cache(maxsize=2)

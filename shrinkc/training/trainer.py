@@ -84,6 +84,8 @@ class Trainer:
     parametrization: Parametrization = field(default_factory=Masked)
     first: int = 0
     until: int | None = None
+    has_enough: bool = field(default=False, init=False)
+    """A plugin ended the phase before its time; phases that come after it run."""
 
     def run(self) -> None:
         """Train until the budget is spent, a plugin has enough, or somebody interrupts.
@@ -108,14 +110,12 @@ class Trainer:
         self._optimizer = Optimizer(context.executor.trainable(), context.settings)
         self._per_epoch = context.feeder.order(context.cycle).steps_per_epoch
         self._clock = Clock(self.budget, self._per_epoch)
-        self._mean_loss, self._spent = math.nan, 0.0
+        self._mean_loss, self._spent, self.has_enough = math.nan, 0.0, False
         context.parametrization = self.parametrization
         resumed = self._resume()
         with context.progress.counting(f"training ({context.settings.method})") as say:
             if not resumed:
-                context.step = 0
-                for plugin in self.plugins:
-                    plugin.on_cycle_start(context)
+                self._start()
             self._loop(say)
         for plugin in self.plugins:
             plugin.on_cycle_end(context)
@@ -123,9 +123,15 @@ class Trainer:
         context.parametrization = Masked()
         context.cycle += 1
 
+    def _start(self) -> None:
+        started, self.context.step = self.budget.clock(), 0
+        for plugin in self.plugins:
+            plugin.on_cycle_start(self.context)
+        self._spent += self.budget.clock() - started
+
     def _loop(self, say: Say) -> None:
         context = self.context
-        while not context.stopped and context.step < self._clock.steps(context.step):
+        while not (context.stopped or self.has_enough) and context.step < self._clock.steps(context.step):
             self._one(say)
 
     def _one(self, say: Say) -> None:
@@ -138,11 +144,11 @@ class Trainer:
         signals = [plugin.after_step(context) for plugin in self.plugins]
         if context.step % self._per_epoch == 0:
             signals += [plugin.on_epoch_end(context) for plugin in self.plugins]
-        if Signal.STOP in signals and not context.stopped:
-            context.stopped = "no better model was found any more"
+        self.has_enough = Signal.STOP in signals
         say(context.done, self._words())
         if context.world.is_main:
-            context.checkpoints.offer(self.checkpoint)
+            keep = context.checkpoints.keep if context.stopped else context.checkpoints.offer
+            keep(self.checkpoint)
         self._spent += self.budget.clock() - started
 
     def _words(self) -> str:
@@ -192,8 +198,10 @@ class Trainer:
         context = self.context
         context.executor.train(self._normalises_by_batch())
         total = torch.zeros((), dtype=torch.float32, device=context.settings.device)
-        for part in batch.parts(context.feeder.unit):
-            with autocast(context.settings):
+        if context.world.size > 1:
+            context.executor.draw_for(*context.feeder.rows(context.cycle))
+        for number, part in enumerate(batch.parts(context.feeder.unit)):
+            with autocast(context.settings), context.drawing("step", context.cycle, context.step, number):
                 values = context.executor(part.inputs, weights=self._effective(), also=context.objective.inside)
             loss = context.objective(values, part)
             for plugin in self.plugins:
@@ -239,6 +247,7 @@ class Trainer:
         """Everything that is needed to go on after this step."""
         tensors = named("optimizer/", self._optimizer.state())
         facts: dict[str, Any] = {"elapsed": self._clock.elapsed, "mean_loss": self._mean_loss, "plugins": []}
+        facts["has_enough"] = self.has_enough
         for number, plugin in enumerate(self.plugins):
             tensors.update(named(f"plugin/{number}/", plugin.state()))
             facts["plugins"].append(plugin.facts())
@@ -250,7 +259,7 @@ class Trainer:
             return False
         self._optimizer.restore(under("optimizer/", pending.tensors))
         self._spent, self._mean_loss = pending.facts["elapsed"], pending.facts["mean_loss"]
-        self._clock.elapsed = self._spent
+        self._clock.elapsed, self.has_enough = self._spent, bool(pending.facts["has_enough"])
         for number, (plugin, facts) in enumerate(zip(self.plugins, pending.facts["plugins"], strict=True)):
             plugin.restore(under(f"plugin/{number}/", pending.tensors), facts)
         return True

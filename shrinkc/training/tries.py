@@ -17,7 +17,8 @@ from shrinkc.errors import DivergedError, TrainingError
 from shrinkc.training.budget import Budget
 from shrinkc.training.context import Context
 from shrinkc.training.interfaces import Phase
-from shrinkc.training.phases import Remember, Train, schedule_of
+from shrinkc.training.phases import Remember, Train
+from shrinkc.training.rates import schedule_of
 from shrinkc.training.settings import Settings
 
 START = "start of the tries"
@@ -61,7 +62,7 @@ class Try:
         """Losses on the held-out samples, of the weights it began and ended with; None where it diverged."""
         own, context.settings = context.settings, replace(self.settings, evaluations=1)
         try:
-            Train(self.budget, schedule_of(self.settings)).run(context)
+            Train(self.budget, schedule_of(self.settings, context)).run(context)
         except DivergedError:
             return {"before": None, "after": None}
         finally:
@@ -73,14 +74,14 @@ class Try:
 
 @dataclass(frozen=True, eq=False)
 class TrainChosen:
-    """Train on with the settings that did well; with the last ones that did not diverge if none did.
+    """Train on with the settings that did well; with the last ones that did not diverge if none did, or none were tried.
 
     Attributes
     ----------
     candidates : sequence of Settings
         In the order in which they were tried.
     rests : sequence of Budget
-        What is left after so many tries, one and more.
+        What is left after so many tries, one and more; the whole of it where there are none.
     """
 
     candidates: Sequence[Settings]
@@ -96,19 +97,25 @@ class TrainChosen:
         """
         found = _tries(context)
         finite = [number for number, record in enumerate(found) if record["after"] is not None]
-        if not finite:
+        if found and not finite:
             raise TrainingError(
                 "the loss is not finite", where=f"{len(found)} learning rates tried", hint="lower rates, or a bound (clip)"
             )
-        context.settings = self.candidates[finite[-1]]
-        if context.pending is None and not _has_succeeded(context):
+        context.settings = self.candidates[finite[-1] if finite else -1]
+        if context.pending is None and found and not _has_succeeded(context):
             context.put(context.snapshots[START])
-        Train(self.rests[len(found) - 1], schedule_of(context.settings)).run(context)
+        Train(self.rests[len(found) - 1], schedule_of(context.settings, context)).run(context)
 
 
 def phases_of(candidates: Sequence[Settings], share: float, context: Context) -> Sequence[Phase]:
-    """Phases that try candidates, boldest first, for a share of the budget each, and train on with the one that did well."""
+    """Phases that try candidates, boldest first, for a share of the budget each, and train on with the one that did well.
+
+    Where such a share is not even a step there is nothing to try with, and the mildest is taken.
+    """
     per_epoch, rest = context.feeder.order(0).steps_per_epoch, context.settings.length()
+    steps = rest.steps(per_epoch)
+    if steps is not None and share * steps < 1:
+        return [TrainChosen(candidates[-1:], [rest])]
     tries, rests = [], []
     for number, candidate in enumerate(candidates):
         part, rest = rest.split(share / (1 - number * share), per_epoch)

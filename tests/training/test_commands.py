@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 
@@ -74,11 +75,11 @@ def stored(path: Path) -> dict[str, np.ndarray]:
     return {name: shrinkc_ir.stored_array(value) for name, value in shrinkc_ir.load(path).graph.initializers.items()}
 
 
-def launched(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+def launched(folder: Path, *arguments: str, program: Sequence[str] = ("-m", "shrinkc")) -> subprocess.CompletedProcess[str]:
     """Two processes."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    command = [sys.executable, *launcher, "-m", "shrinkc", *arguments]
+    command = [sys.executable, *launcher, *program, *arguments]
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
 
 
@@ -252,6 +253,52 @@ def test_two_processes_train_as_one_does(net: Path, images: Path, tmp_path: Path
     for name in a:
         np.testing.assert_allclose(a[name], b[name], atol=2e-5, rtol=1e-4)
     assert json.loads((tmp_path / "both.training.json").read_text())["processes"] == 2
+
+
+def test_two_processes_recover_a_cut_model_as_one_does(net: Path, images: Path, tmp_path: Path) -> None:
+    """Steps of an odd number of samples, tries, and the cut and the repair before them."""
+    own = recipe(
+        tmp_path,
+        "batch = 31\nheld_out = 0.2\n[options]\nshare = 0.2\n"
+        'tried = [{ learning_rate = 0.05, batch_norm = "batch" }, { learning_rate = 0.01 }]\n',
+    )
+    options = {"data": images, "macs": "50%", "recover": "20steps", "recover_with": str(own), "round_to": 1, "seed": 3}
+    alone = shrinkc.compress(net, output=tmp_path / "alone.onnx", measure_latency=False, **options)
+    given = ["--data", str(images), "--macs", "50%", "--recover", "20steps", "--recover-with", str(own)]
+    both = launched(tmp_path, "compress", str(net), *given, "--round-to", "1", "--seed", "3", "-o", "both.onnx")
+    assert both.returncode == 0, both.stderr
+    told = json.loads((tmp_path / "both.report.json").read_text())["recovery"]
+    assert alone.recovery is not None
+    assert (told["processes"], told["steps"]) == (2, alone.recovery.steps)
+    assert told["settings"]["learning_rate"] == alone.recovery.settings["learning_rate"]
+    a, b = (stored(tmp_path / name) for name in ("alone.onnx", "both.onnx"))
+    assert a.keys() == b.keys()
+    for name in a:
+        np.testing.assert_allclose(a[name], b[name], atol=1e-4, rtol=1e-3)
+
+
+def test_processes_refuse_a_budget_of_time_that_each_would_measure_for_itself(net: Path, images: Path, tmp_path: Path) -> None:
+    both = launched(tmp_path, "compress", str(net), "--data", str(images), "--latency", "50%", "--recover", "4steps")
+    assert both.returncode != 0
+    assert "every process would measure times of its own" in both.stderr
+    assert "--latency-table" in both.stderr
+
+
+def test_processes_that_do_not_find_the_same_checkpoint_say_so(net: Path, images: Path, tmp_path: Path) -> None:
+    """As on two machines without a folder that both see."""
+    text = 'teacher = "original"\nbudget = "6steps"\nbatch = 30\n'
+    own, data = recipe(tmp_path, text), ["--data", str(images)]
+    shrinkc.train(net, recipe=own, data=images, output=tmp_path / "o.onnx", checkpoint=tmp_path / "c.npz", threads=1)
+    blind = (
+        "import os\nfrom shrinkc.training.checkpoint import Checkpoints\n"
+        "if os.environ['RANK'] == '1':\n    Checkpoints.found = lambda self: None\n"
+        "from shrinkc.cli import main\nmain()\n"
+    )
+    (tmp_path / "blind.py").write_text(blind)
+    command = ["train", str(net), "--recipe", str(own), *data, "--threads", "1", "--checkpoint", "c.npz", "-o", "p.onnx"]
+    both = launched(tmp_path, *command, program=["blind.py"])
+    assert both.returncode != 0
+    assert "do not go on from the same checkpoint" in both.stderr
 
 
 def shifted(source: Path, target: Path) -> Path:

@@ -1,15 +1,21 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import onnx
+import onnx_ir as ir
 import pytest
 import torch
+from models.builder import Net
 from torch.nn import functional as F
 from training.lessons import blobs, context, lesson, loaded, mlp, pictures
 
+from shrinkc.errors import RecipeError
+from shrinkc.evidence.data import Data
 from shrinkc.training.augment import augmented, flipped, mixed, shifted
-from shrinkc.training.distill import KL, Distillation, Feature, ScaledSquares, distances_for, label_loss
+from shrinkc.training.distill import KL, Distillation, Feature, ScaledSquares, classes_of, distances_for, label_loss
 from shrinkc.training.feeding import pooled
 from shrinkc.training.samples import Order, Samples, held_out
 from shrinkc.training.settings import Settings
@@ -56,8 +62,9 @@ def test_probabilities_are_compared_as_the_logits_behind_them() -> None:
 def test_other_outputs_are_compared_in_units_of_their_spread() -> None:
     boxes = torch.randn(50, 7, 4) * 100
     names = distances_for(
-        {"classes": torch.rand(50, 5), "boxes": boxes, "count": torch.ones(50, dtype=torch.int64)}, (), "kl", "mse", 4.0
-    )
+        {"classes": torch.rand(50, 5), "boxes": boxes, "count": torch.ones(50, dtype=torch.int64)},
+        ("classes",), (), "kl", "mse", 4.0,
+    )  # fmt: skip
     assert set(names) == {"classes", "boxes"}
     near = boxes + 10 * torch.randn(boxes.shape)
     assert float(names["boxes"](near, boxes)) == pytest.approx(0.01, rel=0.3)
@@ -117,6 +124,17 @@ def test_every_sample_comes_once_an_epoch_and_none_is_both_learned_and_judged_by
     assert not set(learned.tolist()) & set(judged.tolist())
     assert len(judged) == 10
     assert held_out(20, 0.1, 1, 5)[1].tolist() == list(range(20))
+    assert torch.equal(judged, held_out(100, 0.1, 1, 5)[1])
+    assert [int(one) // 10 for one in judged] == list(range(10)), "evenly spread"
+
+
+@pytest.mark.parametrize("period", [2, 5, 10])
+@pytest.mark.parametrize("batch", [1, 4])
+def test_a_file_that_goes_round_the_classes_is_judged_by_all_of_them(period: int, batch: int) -> None:
+    _, judged = held_out(4000, 0.1, batch, 32)
+    counts = torch.bincount(judged // batch % period, minlength=period)
+    assert len(judged) == 400
+    assert int(counts.min()) > 0.3 * len(judged) / period
 
 
 def test_a_pool_holds_the_samples_and_their_augmented_copies() -> None:
@@ -136,3 +154,48 @@ def test_cached_answers_are_those_the_teacher_gives(tmp_path: Path) -> None:
     assert made.feeder.teacher is not None
     asked = made.feeder.teacher.targets(batch.inputs)
     np.testing.assert_allclose(batch.targets["gemm2"], asked["gemm2"], atol=1e-5)
+
+
+def ended_in(op: str) -> tuple[onnx.ModelProto, dict[str, torch.Tensor]]:
+    """A network whose last node is of a kind, and what its output ``y`` looks like, beside others."""
+    net = Net()
+    net.op("Gemm", net.input("x", ["N", 2]), net.weight(4, 2, name="w"), transB=1)
+    if op != "Gemm":
+        net.op(op, net.nodes[-1].output[0])
+    net.nodes[-1].output[0] = "y"
+    net.output("y")
+    return net.model(), {"y": torch.rand(5, 4), "boxes": torch.rand(5, 7, 4), "count": torch.ones(5, 3, dtype=torch.int64)}
+
+
+@pytest.mark.parametrize(
+    ("op", "chosen", "expected"),
+    [
+        ("Gemm", "auto", ("y",)),
+        ("Softmax", "auto", ("y",)),
+        ("Sigmoid", "auto", ()),
+        ("LpNormalization", "auto", ()),
+        ("Sigmoid", "y", ("y",)),
+        ("Gemm", "none", ()),
+    ],
+)
+def test_outputs_hold_classes_by_what_makes_them_unless_somebody_says(op: str, chosen: str, expected: tuple[str, ...]) -> None:
+    proto, outputs = ended_in(op)
+    assert classes_of(ir.serde.deserialize_model(proto), outputs, chosen) == expected
+
+
+@pytest.mark.parametrize("chosen", ["z", "boxes", "y, count"])
+def test_an_output_that_cannot_hold_classes_is_refused_by_name(chosen: str) -> None:
+    proto, outputs = ended_in("Gemm")
+    with pytest.raises(RecipeError, match=chosen.split(", ")[-1]):
+        classes_of(ir.serde.deserialize_model(proto), outputs, chosen)
+
+
+def test_an_output_without_classes_is_held_to_its_values(tmp_path: Path) -> None:
+    """Softmax knows no constant added to all; squares do."""
+    what = lesson(loaded(mlp(seed=1), tmp_path), blobs(), loaded(mlp(seed=1), tmp_path))
+    for classes, is_seen in (("auto", False), ("none", True)):
+        made = context(replace(what, data=Data(blobs().inputs, None, "x")), classes=classes)
+        made.tensors["b2"] += 3.0
+        found = made.evaluate()
+        assert (found.loss > 0.1) is is_seen
+        assert (found.agreement is None) is is_seen

@@ -56,7 +56,7 @@ def test_a_plugin_says_what_a_phase_trains_on_and_ends_it_after_an_epoch(tmp_pat
     assert watch.seen <= set(range(40))
     assert len(watch.seen) > 32
     assert made.feeder is before
-    assert made.stopped
+    assert made.records[-1]["ended_early"]
     assert made.evaluate().accuracy < first.accuracy  # it learned the opposite
 
 

@@ -26,7 +26,8 @@ from shrinkc.training.budget import Budget
 from shrinkc.training.context import Context
 from shrinkc.training.interfaces import Plugin, Signal
 from shrinkc.training.masks import MaskSet
-from shrinkc.training.phases import Train, carry_out, measure_statistics, schedule_of
+from shrinkc.training.phases import Train, carry_out, measure_statistics
+from shrinkc.training.rates import schedule_of
 from shrinkc.training.running import trained
 from shrinkc.training.schedules import Constant
 from shrinkc.training.schedules import retraining as schedule_by_name
@@ -180,7 +181,7 @@ def test_tickets_start_from_the_weights_of_their_step_and_masks_are_nested(tmp_p
 
 def test_remembering_a_step_does_not_change_the_dense_run(tmp_path: Path) -> None:
     dense = context(lesson(loaded(mlp(), tmp_path), blobs()), teacher="none", budget="12steps")
-    Train(Budget(12, "steps"), schedule_of(dense.settings), keeps_best=False).run(dense)
+    Train(Budget(12, "steps"), schedule_of(dense.settings, dense), keeps_best=False).run(dense)
     made = context(lesson(loaded(mlp(), tmp_path), blobs()), teacher="none", budget="12steps")
     IterativeMagnitude(levels=1, retraining="weights", rewind_step=5).phases(made)[0].run(made)
     assert same(weights(dense), weights(made))
@@ -189,15 +190,17 @@ def test_remembering_a_step_does_not_change_the_dense_run(tmp_path: Path) -> Non
 @pytest.mark.parametrize("scope", ["global", "lamp", "uniform", "erk"])
 @pytest.mark.parametrize("retraining", ["lrw", "allr"])
 def test_iterative_pruning_reaches_its_density_whatever_the_scope(scope: str, retraining: str, tmp_path: Path) -> None:
-    made = context(lesson(loaded(mlp(width=40), tmp_path), blobs()), teacher="none", budget="3steps")
-    method = IterativeMagnitude(levels=2, fraction=0.5, retraining=retraining, scope=scope, original="9steps")
+    given = {"teacher": "none", "budget": "3steps", "original": "9steps"}
+    made = context(lesson(loaded(mlp(width=40), tmp_path), blobs()), **given)
+    method = IterativeMagnitude(levels=2, fraction=0.5, retraining=retraining, scope=scope)
     carry_out(method.phases(made), made)
     assert made.masks.density() == pytest.approx(0.25, abs=0.03)
 
 
 def rates(made: Context, retraining: str, distance: float, original: str) -> list[float]:
     """Learning rates of the steps of one retraining, after a pruning that moved the weights so far."""
-    phase = IterativeMagnitude(levels=1, retraining=retraining, original=original).phases(made)[1]
+    made.settings = replace(made.settings, original=original)
+    phase = IterativeMagnitude(levels=1, retraining=retraining).phases(made)[1]
     assert isinstance(phase, Retrain)
     schedule = schedule_by_name(phase.name, phase.trace, distance=distance, length=phase.length, warm_up=0.0)
     return [schedule.value(step, 10) for step in range(10)]
@@ -213,9 +216,9 @@ def test_schedules_of_retraining_know_how_long_the_original_training_was(tmp_pat
     assert whole > 0.09
     assert end < 0.02
     with pytest.raises(RecipeError, match="compares lengths"):
-        IterativeMagnitude(retraining="allr")
+        rates(made, "allr", 1.0, "")
     with pytest.raises(RecipeError, match="no effect"):
-        IterativeMagnitude(retraining="ft", original="5epochs")
+        rates(made, "ft", 1.0, "5epochs")
 
 
 def test_too_little_memory_before_the_first_step_is_told_as_well(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -231,8 +234,24 @@ def test_training_stops_early_where_nothing_held_out_gets_better(tmp_path: Path)
     slow = settings(teacher="none", budget="100steps", learning_rate=1e-12, patience=2, evaluations=10)
     made = trained(lesson(loaded(mlp(), tmp_path), blobs()), slow, Silent())
     assert 0 < made.context.steps_done < 60
+    assert made.stopped == "no better model was found any more"
     patient = trained(lesson(loaded(mlp(), tmp_path), blobs()), replace(slow, patience=0), Silent())
     assert patient.context.steps_done == 100
+    assert patient.stopped == "the budget is spent"
+
+
+def test_stopping_early_ends_a_phase_and_not_the_recipe(tmp_path: Path) -> None:
+    slow = settings(teacher="none", budget="50steps", learning_rate=1e-12, patience=1, evaluations=10, clip=1.0)
+    ticket = replace(slow, method="iterative-magnitude", options={"levels": 2, "fraction": 0.5})
+    made = trained(lesson(loaded(mlp(), tmp_path), blobs()), ticket, Silent())
+    assert [record["phase"] for record in made.context.records] == ["prune", "train"] * 2
+    assert made.context.masks.density() == pytest.approx(0.25)
+    assert made.context.steps_done < 100
+    assert all(record["ended_early"] for record in made.context.records[1::2])
+    statistics = replace(slow, reestimate=True, teacher="original", batch_norm="batch")
+    found = trained(lesson(loaded(convnet(1), tmp_path), pictures(), loaded(convnet(2), tmp_path)), statistics, Silent())
+    assert [record["phase"] for record in found.context.records] == ["train", "statistics"]
+    assert found.context.records[0]["ended_early"]
 
 
 def test_sparsity_that_grows_by_steps_refuses_a_budget_of_time(tmp_path: Path) -> None:
@@ -389,6 +408,7 @@ METHODS = [
     ("distillation", {"share": 0.25, "tried": ({"learning_rate": 0.1}, {"batch_norm": "frozen"})}, {}),
     ("iterative-magnitude", {"levels": 2, "retraining": "weights", "rewind_step": 3}, {}),
     ("iterative-magnitude", {"levels": 2, "refit": True}, {}),
+    ("iterative-magnitude", {"levels": 2}, {"patience": 1, "evaluations": 4, "learning_rate": 1e-9}),
     ("gradual-magnitude", {"sparsity": 0.7, "every": 3}, {"optimizer": "adamw"}),
     ("lrpet", {"every": 3, "start": "fresh", "choice": "searched", "trials": 3}, {}),
     ("flop", {"target": 0.8}, {"optimizer": "adamw"}),

@@ -21,11 +21,21 @@ class Mode:
     """Whether the executor trains; one object for all nodes of an executor.
 
     ``normalize`` takes the place of normalisation by the batch at hand, where the batch is spread over processes: called with
-    input, running mean and variance, gain, shift, share of the batch in the running ones, and epsilon.
+    input, running mean and variance, gain, shift, share of the batch in the running ones, and epsilon.  ``rows`` are then those
+    of the ``total`` rows of a step that fall to this process.
     """
 
     is_training: bool = False
     normalize: Callable[..., Tensor] | None = None
+    rows: range = range(0)
+    total: int = 0
+
+    def drawn(self, like: Tensor, fill: Callable[[Tensor], Tensor], dtype: torch.dtype | None = None) -> Tensor:
+        """Random numbers of the shape of ``like``; where it has a row for each sample here, their rows of the whole step's."""
+        is_shared = like.ndim > 0 and len(self.rows) == len(like) > 0
+        shape = (self.total, *like.shape[1:]) if is_shared else like.shape
+        filled = fill(torch.empty(shape, dtype=dtype or like.dtype, device=like.device))
+        return filled[self.rows.start : self.rows.stop] if is_shared else filled
 
 
 @dataclass(frozen=True, eq=False)

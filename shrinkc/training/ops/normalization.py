@@ -204,9 +204,8 @@ def dropout(call: Call) -> Function:
         is_active = mode.is_training or trains_always or (trains is not None and bool(trains))
         if not is_active or share == 0:
             return (x, torch.ones_like(x, dtype=torch.bool if are_truths else x.dtype)) if wants_mask else x
-        if not wants_mask:
-            return F.dropout(x, share, True)
-        mask = torch.rand_like(x) >= share
-        return x * mask / (1 - share), mask if are_truths else mask.to(x.dtype)
+        mask = mode.drawn(x, lambda empty: empty.uniform_(), torch.float32) >= share
+        kept = x * (mask.to(x.dtype) / (1 - share))
+        return (kept, mask if are_truths else mask.to(x.dtype)) if wants_mask else kept
 
     return run

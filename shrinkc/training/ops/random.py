@@ -28,7 +28,7 @@ def drawn(call: Call) -> Function:
 def drawn_like(call: Call) -> Function:
     """Of the shape of a tensor."""
     dtype = call.dtype("dtype")
-    return lambda x: _draw(call, torch.empty(x.shape, dtype=dtype or x.dtype, device=x.device))
+    return lambda x: call.mode.drawn(x, lambda empty: _draw(call, empty), dtype)
 
 
 def _draw(call: Call, empty: Tensor) -> Tensor:
