@@ -2,8 +2,8 @@
 
 SGD with Nesterov momentum, cosine schedule over the CPU time allowed, images shifted and flipped; one thread; channels last,
 which makes a third more steps of the same time.  The learning rate is the best of several, by test accuracy of single runs:
-with 70 % of ResNet-20 removed 92.50, 92.70, 92.95, 92.70 for 0.005, 0.01, 0.02, 0.05; with 50 % removed 93.47 and 93.53 for 0.01
-and 0.02, of VGG 93.34 and 93.37.
+with 70 % of ResNet-20 removed 92.50, 92.70, 92.95, 92.70 for 0.005, 0.01, 0.02, 0.05; with 50 % removed 93.47 and 93.53 for
+0.01 and 0.02, of VGG 93.34 and 93.37.
 """
 
 from __future__ import annotations
