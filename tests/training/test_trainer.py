@@ -15,7 +15,7 @@ import torch
 from shrinkc.passes.training.gradual_magnitude import GradualMagnitude
 from shrinkc.passes.training.iterative_magnitude import TICKET, IterativeMagnitude, Retrain
 from shrinkc.passes.training.network_slimming import GainPenalty
-from training.lessons import blobs, context, convnet, killed_at, lesson, loaded, mlp, pictures, settings
+from training.lessons import Killed, blobs, context, convnet, killed_at, lesson, loaded, mlp, pictures, settings
 
 from shrinkc import ir as shrinkc_ir
 from shrinkc import registry
@@ -23,8 +23,10 @@ from shrinkc.errors import RecipeError, TrainingError
 from shrinkc.evidence.data import Data
 from shrinkc.log import Silent
 from shrinkc.training.budget import Budget
+from shrinkc.training.checkpoint import Checkpoints
 from shrinkc.training.context import Context
 from shrinkc.training.interfaces import Plugin, Signal
+from shrinkc.training.keeping import Keeper
 from shrinkc.training.masks import MaskSet
 from shrinkc.training.phases import Train, carry_out, measure_statistics
 from shrinkc.training.rates import schedule_of
@@ -252,6 +254,25 @@ def test_stopping_early_ends_a_phase_and_not_the_recipe(tmp_path: Path) -> None:
     found = trained(lesson(loaded(convnet(1), tmp_path), pictures(), loaded(convnet(2), tmp_path)), statistics, Silent())
     assert [record["phase"] for record in found.context.records] == ["train", "statistics"]
     assert found.context.records[0]["ended_early"]
+
+
+def test_a_phase_that_ended_early_is_not_taken_up_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed between the step that was enough and the end of the phase."""
+    slow = settings(teacher="none", budget="100steps", learning_rate=1e-12, patience=2, evaluations=10)
+
+    def run(checkpoint: Path | None) -> Context:
+        return trained(lesson(loaded(mlp(), tmp_path), blobs()), slow, Silent(), checkpoint).context
+
+    def dying(self: Keeper, context: Context) -> None:
+        raise Killed
+
+    whole = run(None)
+    with monkeypatch.context() as patched:
+        patched.setattr(Keeper, "on_cycle_end", dying)
+        patched.setattr(Checkpoints, "offer", lambda self, made: self.write(made()))
+        with pytest.raises(Killed):
+            run(tmp_path / "c.npz")
+    assert run(tmp_path / "c.npz").steps_done == whole.steps_done < 100
 
 
 def test_sparsity_that_grows_by_steps_refuses_a_budget_of_time(tmp_path: Path) -> None:
