@@ -164,6 +164,20 @@ class Rewind:
 
 
 @dataclass(frozen=True)
+class Average:
+    """Put the mean of several copies in, masked: weights, biases and statistics, which one may want to measure anew."""
+
+    names: Sequence[str]
+
+    def run(self, context: Context) -> None:
+        """See :class:`shrinkc.training.interfaces.Phase`."""
+        copies = [context.snapshots[name] for name in self.names]
+        context.put({name: torch.stack([copy[name] for copy in copies]).mean(0) for name in copies[0]})
+        context.masks.apply(context.tensors)
+        context.records.append({"phase": "average", "of": len(copies), "density": context.masks.density()})
+
+
+@dataclass(frozen=True)
 class Reestimate:
     """Measure the statistics of all BatchNormalizations anew; kept only if the model is better for it.
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
@@ -101,18 +101,6 @@ class WarmUp:
         if self.is_linear:
             return peak * (step + 1) / (warm + 1)
         return peak * (1 - math.cos(math.pi * step / warm)) / 2
-
-
-@dataclass(frozen=True)
-class Trace:
-    """Learning rates of the original training, one a step, from ``offset`` on: what weight rewinding replays."""
-
-    rates: tuple[float, ...]
-    offset: int = 0
-
-    def value(self, step: int, steps: int) -> float:
-        """See :class:`Schedule`; the last rate stays beyond the end."""
-        return self.rates[min(self.offset + step, len(self.rates) - 1)]
 
 
 @dataclass(frozen=True)
@@ -216,12 +204,3 @@ def pruning_distance(before: Mapping[str, torch.Tensor], after: Mapping[str, tor
         return 0.0
     dense, pruned = (sum(float(tensor.double().square().sum()) for tensor in tensors.values()) for tensors in (before, after))
     return math.sqrt(abs(dense - pruned) / dense / removed) if dense > 0 else 0.0
-
-
-def with_peak(schedule: Schedule, peak: float) -> Schedule:
-    """The same schedule, scaled to another peak."""
-    if isinstance(schedule, WarmUp):
-        return replace(schedule, then=with_peak(schedule.then, peak))
-    if isinstance(schedule, Constant | Linear | Cosine | Steps):
-        return replace(schedule, peak=peak)
-    raise RecipeError("the schedule has no peak", where=type(schedule).__name__)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import onnx_ir as ir
@@ -40,6 +39,8 @@ class WeightView:
         Reads an input of the graph; nothing but element-wise operators lies between it and an output of the graph.
     reads_nonnegative : bool
         What it reads is provably not negative.
+    is_normalized : bool
+        A BatchNormalization reads what it gives, and nothing else does: its scale does not matter.
     """
 
     name: str
@@ -51,6 +52,7 @@ class WeightView:
     is_first: bool = False
     is_last: bool = False
     reads_nonnegative: bool = False
+    is_normalized: bool = False
 
     def to2d(self, tensor: torch.Tensor) -> torch.Tensor:
         """Matrix of shape (units, fan_in) out of a tensor laid out as it is stored."""
@@ -106,6 +108,7 @@ def _view(node: ir.Node, weight: ir.Value) -> WeightView:
         is_first=node.inputs[0] is not None and node.inputs[0].is_graph_input(),
         is_last=_ends(node.outputs[0]),
         reads_nonnegative=_is_nonnegative(node.inputs[0]),
+        is_normalized=_is_normalized(node.outputs[0]),
     )
 
 
@@ -136,6 +139,11 @@ def _ends(value: ir.Value) -> bool:
     return len(users) == 1 and users[0].op_type in ("Add", "Softmax", "LogSoftmax", "Identity") and _ends(users[0].outputs[0])
 
 
+def _is_normalized(value: ir.Value) -> bool:
+    uses = list(value.uses())
+    return len(uses) == 1 and uses[0].node.op_type == "BatchNormalization" and uses[0].idx == 0 and not value.is_graph_output()
+
+
 def _is_nonnegative(value: ir.Value | None) -> bool:
     node = None if value is None else value.producer()
     if node is None:
@@ -162,8 +170,3 @@ def normalization_scales(model: ir.Model) -> list[str]:
         if node.op_type == "BatchNormalization" and node.inputs[1] is not None
     }
     return list(names)
-
-
-def weights_of(views: list[WeightView], tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The tensors behind views, by name."""
-    return {view.name: tensors[view.name] for view in views}

@@ -72,6 +72,7 @@ def test_views_turn_every_layout_into_units_by_inputs_and_back(tmp_path) -> None
     assert [view.units for view in views] == [8, 8, 3]
     assert [view.is_first for view in views] == [True, False, False]
     assert [view.reads_nonnegative for view in views] == [False, True, True]
+    assert [view.is_normalized for view in views] == [True, True, False]
     assert views[-1].is_last
     for view in views:
         weight = torch.rand(view.shape)

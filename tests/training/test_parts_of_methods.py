@@ -15,7 +15,8 @@ from shrinkc.log import Silent
 from shrinkc.training.budget import Budget
 from shrinkc.training.context import Context
 from shrinkc.training.interfaces import Phase, Plugin, Signal
-from shrinkc.training.phases import Evaluate, Open, Prune, Train
+from shrinkc.training.masks import MaskSet
+from shrinkc.training.phases import Average, Evaluate, Open, Prune, Remember, Train
 from shrinkc.training.running import trained
 from shrinkc.training.samples import Batch, Samples
 from shrinkc.training.schedules import Constant
@@ -132,3 +133,18 @@ def test_weights_that_are_let_back_start_from_zero_and_learn_while_others_stay_m
     Train(Budget(4, "steps"), Constant(0.1), keeps_best=False).run(made)
     assert (made.tensors["w1"][~was["w1"]] != 0).float().mean() > 0.5
     assert not made.tensors["w2"][~was["w2"]].any()
+
+
+def test_the_average_of_copies_is_masked_and_put_in(tmp_path: Path) -> None:
+    made = context(lesson(loaded(mlp(), tmp_path), blobs()), teacher="none")
+    copies: list[dict[str, torch.Tensor]] = []
+    for number in range(3):
+        made.tensors["w1"] += number
+        Remember(f"copy {number}").run(made)
+        copies.append({name: tensor.clone() for name, tensor in made.tensors.items()})
+    mask = torch.rand(16, 2, generator=torch.Generator().manual_seed(0)) > 0.5
+    made.masks = MaskSet({"w1": mask})
+    Average([f"copy {number}" for number in (0, 2)]).run(made)
+    torch.testing.assert_close(made.tensors["w1"], (copies[0]["w1"] + copies[2]["w1"]) / 2 * mask)
+    torch.testing.assert_close(made.tensors["w2"], copies[0]["w2"])
+    assert made.records[-1]["of"] == 2
