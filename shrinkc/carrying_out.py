@@ -112,7 +112,7 @@ def _keeping_rejected(run: Run, model: ir.Model) -> Iterator[None]:
     except VerificationError as error:
         rejected = run.artifacts.beside(".rejected.onnx")
         shrinkc_ir.save(model, rejected)
-        error.hint = f"{error.hint + '; ' if error.hint else ''}the rejected model is kept at {rejected}"
+        error.also_try(f"the rejected model is kept at {rejected}")
         raise
 
 

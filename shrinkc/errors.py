@@ -26,6 +26,10 @@ class ShrinkcError(Exception):
         super().__init__(message)
         self.message, self.where, self.because, self.hint = message, where, because, hint
 
+    def also_try(self, text: str) -> None:
+        """Add to the hint."""
+        self.hint = f"{self.hint}; {text}" if self.hint else text
+
     def __str__(self) -> str:
         parts = [("  at: ", self.where), ("  because: ", self.because), ("  try: ", self.hint)]
         return "\n".join([self.message, *(label + text for label, text in parts if text)])

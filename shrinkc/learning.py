@@ -98,7 +98,7 @@ def train(
         with progress.stage("writing the model"):
             shrinkc_ir.save(result.model, target)
     if result.error is not None:
-        result.error.hint = f"{result.error.hint}; the best model so far is at {target}"
+        result.error.also_try(f"the best model so far is at {target}")
         raise result.error
     quality = _quality(source, target, judged, runtime, progress) if eval_data is not None and judged is not None else Quality()
     return _written(_report(source, target, resolved, result, given, quality), target)

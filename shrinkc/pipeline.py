@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -222,7 +223,7 @@ def _carry_out(run: Run, chosen: Planned, measure_latency: bool) -> Report:
         write_text(artifacts.plan, plans.dumps(fitted))
     size = _saved(run, made.model)
     if learnt.error is not None:
-        learnt.error.hint = f"{learnt.error.hint}; the best model so far is at {artifacts.output}"
+        learnt.error.also_try(f"the best model so far is at {artifacts.output}")
         raise learnt.error
     write_recipe(run.recipe, artifacts)
     report = carried_out(run, chosen, made, learnt, size)
@@ -232,14 +233,19 @@ def _carry_out(run: Run, chosen: Planned, measure_latency: bool) -> Report:
 
 
 def _learnt(run: Run, chosen: Planned, model: ir.Model) -> Recovered:
-    """Recovery of a model that is cut; where it cannot even begin, what took so long to make is written all the same."""
+    """Recovery of a model that is cut; where it cannot even begin, what took so long to make is written all the same.
+
+    Not where something was asked for that cannot be: the file may be the result of an earlier run.
+    """
     try:
         return recovered(run, model, chosen.plan)
+    except RecipeError:
+        raise
     except Exception as error:
-        _saved(run, model)
-        kept = f"the model, cut and not recovered, is at {run.artifacts.output}"
-        if isinstance(error, ShrinkcError):
-            error.hint = f"{error.hint}; {kept}" if error.hint else kept
+        with suppress(OSError):  # what went wrong first is what counts
+            _saved(run, model)
+            if isinstance(error, ShrinkcError):
+                error.also_try(f"the model, cut and not recovered, is at {run.artifacts.output}")
         raise
 
 

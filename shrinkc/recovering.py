@@ -63,7 +63,14 @@ def settings_for(recipe: Recipe) -> Settings | None:
         raise RecipeError(
             "recovery learns from the original", where=f"--recover-with {recipe.recover_with}", hint='teacher = "original"'
         )
-    if isinstance(method_of(found.method, found.options), Rewriting):
+    method = method_of(found.method, found.options)
+    if getattr(method, "leaves_weights_masked", False):
+        raise RecipeError(
+            "recovery gives back what removal cost, and this method masks weights away",
+            where=f"--recover-with {recipe.recover_with}",
+            hint=f"shrinkc train --method {found.method}",
+        )
+    if isinstance(method, Rewriting):
         raise RecipeError(
             "recovery keeps the graph, and this method changes it",
             where=f"--recover-with {recipe.recover_with}",
@@ -127,26 +134,34 @@ def recovered(
     settings = settings_for(recipe)
     if settings is None or calibration is None:
         return Recovered()
+    from shrinkc.training.lifting import lift_weights
     from shrinkc.training.preparing import Lesson
     from shrinkc.training.running import trained
     from shrinkc.training.waypoints import features_for
 
     settings = fitting(settings, calibration)
     features = features_for(opened.analysis, is_kept, pruned, settings.features) if settings.feature_weight else []
+    lift_weights(pruned)
     before = {name: value.const_value for name, value in pruned.graph.initializers.items()}
     result = trained(Lesson(pruned, opened.model, calibration, features, runtime), settings, progress, checkpoint)
-    if result.after.loss > result.before.loss:  # of a method whose last weights are meant, whatever they are
-        result = _taken_back(result, before)
+    outcome = _outcome(result, calibration, result.context.settings.to_json())
+    if result.after.loss > result.before.loss:  # of a method that means its last weights, whatever they are
+        outcome = _taken_back(outcome, pruned, before)
     changed = tuple(name for name, value in pruned.graph.initializers.items() if value.const_value is not before.get(name))
-    return Recovered(_outcome(result, calibration, result.context.settings.to_json()), changed, result.error)
+    return Recovered(outcome, changed, result.error)
 
 
-def _taken_back(result: Trained, before: Mapping[str, ir.TensorProtocol | None]) -> Trained:
-    """The result, with the weights that the training began with."""
-    for name, value in result.model.graph.initializers.items():
+def _taken_back(outcome: Recovery, model: ir.Model, before: Mapping[str, ir.TensorProtocol | None]) -> Recovery:
+    """What is told when the weights that the training began with are put back, in place."""
+    for name, value in model.graph.initializers.items():
         value.const_value = before.get(name, value.const_value)
-    result.context.stopped = f"what came out (loss {result.after.loss:.4g}) was worse and was taken back"
-    return replace(result, after=result.before)
+    return replace(
+        outcome,
+        loss_after=outcome.loss_before,
+        agreement_after=outcome.agreement_before,
+        accuracy_after=outcome.accuracy_before,
+        stopped=f"what came out (loss {outcome.loss_after:.4g}) was worse and was taken back",
+    )
 
 
 def gradients_from(opened: Opened, data: Data, progress: Progress) -> dict[str, FloatArray]:

@@ -27,7 +27,7 @@ collect_ignore_glob = ["models/fake_tensorrt/*"]
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Print what tests count (``record_property("told", ...)``), which workers of a distributed run cannot print themselves."""
-    for report in terminalreporter.stats.get("passed", []):
+    for report in [*terminalreporter.stats.get("passed", []), *terminalreporter.stats.get("failed", [])]:
         for name, value in report.user_properties:
             if name == "told":
                 terminalreporter.write_line(str(value))

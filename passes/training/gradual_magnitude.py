@@ -82,6 +82,7 @@ class GradualMagnitude:
     """
 
     name: ClassVar[str] = "gradual-magnitude"
+    leaves_weights_masked: ClassVar[bool] = True
 
     sparsity: float = 0.8
     initial_sparsity: float = 0.0

@@ -79,6 +79,7 @@ class IterativeMagnitude:
     """
 
     name: ClassVar[str] = "iterative-magnitude"
+    leaves_weights_masked: ClassVar[bool] = True
 
     levels: int = 3
     fraction: float = 0.2

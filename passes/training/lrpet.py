@@ -440,7 +440,8 @@ class Projected:
 
 
 def _is_over(context: Context) -> bool:
-    return context.interrupts.requested
+    """Whether somebody wants it to end; of all processes the first is asked, so that none searches on alone."""
+    return context.world.agreed([float(context.interrupts.requested)], context.settings.device)[0] > 0
 
 
 def _literal(names: Iterable[str]) -> list[str]:

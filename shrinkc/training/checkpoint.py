@@ -123,12 +123,7 @@ class Checkpoints:
 
     def offer(self, made: Callable[[], Checkpoint]) -> None:
         """Write one if it is time."""
-        if time.monotonic() - self._last >= self.every_s:
-            self.keep(made)
-
-    def keep(self, made: Callable[[], Checkpoint]) -> None:
-        """Write one."""
-        if self.path is not None:
+        if self.path is not None and time.monotonic() - self._last >= self.every_s:
             self.write(made())
 
     def write(self, checkpoint: Checkpoint) -> None:

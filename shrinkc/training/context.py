@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 BEST = "best"
 """Snapshot of the best model so far."""
 
+BEST_MASKS = "masks of the best"
+
 
 @dataclass(eq=False)
 class Context:
@@ -66,6 +68,8 @@ class Context:
         Share of the present training phase.
     stopped : str
         Why training ended, empty while it goes on.
+    best_records : int
+        How many records there were when the best model so far was kept.
     pending : Checkpoint or None
         What the present training phase is to go on from.
     parametrization : Parametrization
@@ -95,6 +99,7 @@ class Context:
     steps_done: int = 0
     done: float = 0.0
     stopped: str = ""
+    best_records: int = 0
     pending: Checkpoint | None = None
     parametrization: Parametrization = field(default_factory=Masked)
 
@@ -111,6 +116,19 @@ class Context:
     def snapshot(self, name: str) -> None:
         """Keep a copy of everything as it is."""
         self.snapshots[name] = state.copied(self.tensors)
+
+    def keep_best(self) -> None:
+        """The model as it is, masks and all, is the best so far."""
+        self.snapshot(BEST)
+        self.snapshots[BEST_MASKS] = state.copied(self.masks)
+        self.best_records = len(self.records)
+
+    def back_to_best(self) -> None:
+        """Be as when the best model so far was kept: what was told since then is no longer so."""
+        self.put(self.snapshots[BEST])
+        self.masks = MaskSet(self.snapshots[BEST_MASKS])
+        del self.records[self.best_records :]
+        self.parametrization = Masked()
 
     def put(self, values: Mapping[str, torch.Tensor]) -> None:
         """Write values into the live tensors."""
@@ -130,9 +148,11 @@ class Context:
 
         No last one stands alone in a part of :attr:`evaluation_batch`: normalised by itself it would say nothing.
         """
-        samples, unit, size = self.feeder.samples, self.feeder.unit or 1, self.evaluation_batch
-        count = min(most, len(samples)) // unit * unit or unit
-        return samples.take(torch.arange(count - (unit == 1 < count and count % size == 1)))
+        samples, unit = self.feeder.samples, self.feeder.unit or 1
+        count = max(unit, min(most, len(samples)) // unit * unit)
+        if unit == 1 and count > 1 and count % self.evaluation_batch == 1:
+            count -= 1
+        return samples.take(torch.arange(count))
 
     def drawing(self, purpose: str, *place: int) -> AbstractContextManager[None]:
         """Around what runs operators that draw random numbers: the same at the same place, in every process."""
@@ -146,8 +166,7 @@ class Context:
 
     def evaluate(self) -> Metrics:
         """Metrics of the weights as they are, on the held-out samples; the first process's."""
-        objective = self.objective.judging()
-        found = evaluate(self.run, objective, objective.classes, self.judged, self.answers, self.evaluation_batch)
+        found = evaluate(self.run, self.objective.judging(), self.judged, self.answers, self.evaluation_batch)
         return Metrics.of(self.world.agreed(found.numbers(), self.settings.device))
 
     @contextmanager
@@ -184,6 +203,7 @@ class Context:
             "steps_done": self.steps_done,
             "records": self.records,
             "snapshots": list(self.snapshots),
+            "best_records": self.best_records,
             "own": dict(facts),
         }
         return Checkpoint(held, own)
@@ -198,6 +218,7 @@ class Context:
         held = {name: under(f"snapshot/{name}/", checkpoint.tensors) for name in names}
         self.snapshots = {name: state.laid_out_as(self.tensors, tensors) for name, tensors in held.items()}
         self.phase, self.cycle, self.step = (int(checkpoint.facts[name]) for name in ("phase", "cycle", "step"))
+        self.best_records = int(checkpoint.facts["best_records"])
         self.steps_done, self.records = int(checkpoint.facts["steps_done"]), list(checkpoint.facts["records"])
         if checkpoint.facts["own"]:
             self.pending = Checkpoint(under("phase/", checkpoint.tensors), checkpoint.facts["own"])

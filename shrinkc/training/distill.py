@@ -91,6 +91,9 @@ def is_logits(value: torch.Tensor) -> bool:
 NO_CLASSES = ("Sigmoid", "HardSigmoid", "Tanh", "LpNormalization")
 """What makes outputs that are no scores of classes of which one is right: of many that may be, or directions."""
 
+PASSING = ("Cast", "Identity", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Clip", "Max", "Expand")
+"""What leaves a value as it was, but for its shape, type or bounds."""
+
 AUTO, NONE = "auto", "none"
 
 
@@ -114,14 +117,32 @@ def classes_of(model: ir.Model, outputs: Mapping[str, torch.Tensor], chosen: str
     if chosen == NONE:
         return ()
     if chosen == AUTO:
-        made = {value.name: producer.op_type for value in model.graph.outputs if (producer := value.producer()) is not None}
-        return tuple(name for name in able if made.get(name) not in NO_CLASSES)
+        others = {value.name for value in model.graph.outputs if _is_no_score(value)}
+        return tuple(name for name in able if name not in others)
     named = tuple(name.strip() for name in chosen.split(","))
     if wrong := [name for name in named if name not in able]:
         raise RecipeError(
             "no output that could hold classes", where=f"classes = {', '.join(wrong)}", hint=f"known: {', '.join(able) or NONE}"
         )
     return named
+
+
+def _is_no_score(value: ir.Value) -> bool:
+    """Whether what makes an output says that it holds no scores of classes: by a division by its length, too."""
+    node = made_by(value)
+    if node is None:
+        return False
+    divisor = made_by(node.inputs[1]) if node.op_type == "Div" else None
+    return node.op_type in NO_CLASSES or (divisor is not None and divisor.op_type == "ReduceL2")
+
+
+def made_by(value: ir.Value | None) -> ir.Node | None:
+    """The node that a value comes from, behind those that leave it as it was."""
+    node = None if value is None else value.producer()
+    while node is not None and node.op_type in PASSING:
+        value = node.inputs[0]
+        node = None if value is None else value.producer()
+    return node
 
 
 @dataclass(frozen=True)
@@ -171,8 +192,8 @@ class Distillation:
         return total + self.feature_weight * torch.stack(inside).mean()
 
 
-def fitting(outputs: Mapping[str, torch.Tensor], labels: torch.Tensor) -> torch.Tensor:
-    """The first output that has a class for every label.
+def labelled(outputs: Mapping[str, torch.Tensor], classes: Sequence[str], labels: torch.Tensor) -> str:
+    """Name of the first output of those with classes that has one for every label.
 
     Raises
     ------
@@ -180,18 +201,23 @@ def fitting(outputs: Mapping[str, torch.Tensor], labels: torch.Tensor) -> torch.
         There is none.
     """
     least, most = int(labels.min()), int(labels.max())
-    for value in outputs.values():
-        if is_logits(value) and least >= 0 and most < value.shape[1]:
-            return value
+    for name in classes:
+        if least >= 0 and most < outputs[name].shape[1]:
+            return name
     shapes = ", ".join(f"{name} of {'x'.join(map(str, value.shape))}" for name, value in outputs.items())
-    raise RecipeError("the labels fit no output", where=f"labels from {least} to {most}", because=f"outputs: {shapes}")
+    able = [name for name, value in outputs.items() if is_logits(value) and name not in classes]
+    raise RecipeError(
+        "the labels fit no output",
+        where=f"labels from {least} to {most}",
+        because=f"outputs: {shapes}; taken to hold classes: {', '.join(classes) or NONE}",
+        hint=f'classes = "{able[0]}", if it does' if able else "",
+    )
 
 
-def label_loss(outputs: Mapping[str, torch.Tensor], labels: torch.Tensor, smoothing: float = 0.0) -> torch.Tensor:
-    """Cross-entropy of the first output the labels fit; ``smoothing`` is the mass spread over the other classes."""
-    value = fitting(outputs, labels)
-    classes = value.shape[1]
-    return F.cross_entropy(value.float(), labels, label_smoothing=smoothing * classes / max(1, classes - 1))
+def label_loss(scores: torch.Tensor, labels: torch.Tensor, smoothing: float = 0.0) -> torch.Tensor:
+    """Cross-entropy of scores of classes; ``smoothing`` is the mass spread over the other classes."""
+    classes = scores.shape[1]
+    return F.cross_entropy(scores.float(), labels, label_smoothing=smoothing * classes / max(1, classes - 1))
 
 
 def distances_for(

@@ -8,11 +8,9 @@ from dataclasses import dataclass
 
 import torch
 
+from shrinkc.training.objective import Objective
 from shrinkc.training.samples import Batch, Samples, Tensors
 from shrinkc.training.teacher import Answers
-
-Loss = Callable[[Mapping[str, torch.Tensor], Batch], torch.Tensor]
-"""Loss of a batch, a mean over its samples, from the model's values."""
 
 Run = Callable[[Tensors], Mapping[str, torch.Tensor]]
 """The model, in evaluation mode."""
@@ -59,15 +57,14 @@ class Metrics:
         return self.loss < other.loss and self.quality >= floor.quality
 
 
-def evaluate(run: Run, loss: Loss, classes: Sequence[str], samples: Samples, answers: Answers, batch: int) -> Metrics:
+def evaluate(run: Run, objective: Objective, samples: Samples, answers: Answers, batch: int) -> Metrics:
     """Mean loss, agreement and accuracy of a model on all samples.
 
     Parameters
     ----------
     run : callable
-    loss : callable
-    classes : sequence of str
-        Outputs that hold scores of classes; labels are of the first that has one for each.
+    objective : Objective
+        Its loss, and which outputs hold classes.
     samples : Samples
     answers : Answers
         The teacher's, empty without one.
@@ -78,10 +75,11 @@ def evaluate(run: Run, loss: Loss, classes: Sequence[str], samples: Samples, ans
     for own in batches(samples, answers, batch):
         with torch.no_grad():
             outputs = run(own.inputs)
-            total += float(loss(outputs, own)) * own.size
-        scores = {name: outputs[name] for name in classes}
-        hits, classified = _counted(scores, own.targets, hits, classified)
-        right, labelled = _labelled(scores, samples.labels, own.labels, right, labelled)
+            total += float(objective(outputs, own)) * own.size
+        hits, classified = _counted({name: outputs[name] for name in objective.classes}, own.targets, hits, classified)
+        if objective.labelled and own.labels is not None:
+            scores = outputs[objective.labelled]
+            right, labelled = right + int((scores.argmax(1) == own.labels.to(scores.device)).sum()), labelled + own.size
     agreement = hits / classified if classified else None
     return Metrics(total / len(samples), agreement, right / labelled if labelled else None, len(samples))
 
@@ -100,14 +98,3 @@ def _counted(scores: Mapping[str, torch.Tensor], targets: Mapping[str, torch.Ten
             hits += int((value.argmax(1) == targets[name].to(value.device).argmax(1)).sum())
             seen += len(value)
     return hits, seen
-
-
-def _labelled(
-    scores: Mapping[str, torch.Tensor], every: torch.Tensor | None, own: torch.Tensor | None, right: int, seen: int
-) -> tuple[int, int]:
-    if every is None or own is None:
-        return right, seen
-    value = next((value for value in scores.values() if int(every.max()) < value.shape[1]), None)
-    if value is None:
-        return right, seen
-    return right + int((value.argmax(1) == own.to(value.device)).sum()), seen + len(own)

@@ -6,7 +6,7 @@ the cross-entropy of its most likely class, or half the mean square of an output
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 import onnx_ir as ir
@@ -15,7 +15,7 @@ import torch
 from shrinkc.api import FloatArray
 from shrinkc.errors import CalibrationError
 from shrinkc.evidence.data import Data, fixed_batch
-from shrinkc.training.distill import is_logits, label_loss, variance
+from shrinkc.training.distill import AUTO, classes_of, label_loss, labelled, variance
 from shrinkc.training.executor import Executor
 from shrinkc.training.lifting import lift_weights
 from shrinkc.training.samples import Samples
@@ -58,7 +58,7 @@ def gradients(model: ir.Model, data: Data, *, threads: int = 0) -> dict[str, Flo
     most = int(min(MOST_SAMPLES, max(1, GRADIENT_BYTES // max(1, size)))) * unit
     samples = Samples.of(data.thinned(most, unit))
     with limited(threads):
-        rows = list(_rows(executor, parameters, samples, unit))
+        rows = list(_rows(executor, _loss_of(copy, executor, samples, unit), parameters, samples, unit))
     found: dict[str, FloatArray] = {name: np.stack([row[name] for row in rows]) for name in parameters}
     wrong = [name for name, array in found.items() if not np.isfinite(array).all()]
     if wrong:
@@ -66,17 +66,16 @@ def gradients(model: ir.Model, data: Data, *, threads: int = 0) -> dict[str, Flo
     return found
 
 
+Loss = Callable[[Mapping[str, torch.Tensor], torch.Tensor | None], torch.Tensor]
+"""Of outputs and labels."""
+
+
 def _rows(
-    executor: Executor, parameters: Mapping[str, torch.nn.Parameter], samples: Samples, unit: int
+    executor: Executor, loss: Loss, parameters: Mapping[str, torch.nn.Parameter], samples: Samples, unit: int
 ) -> Iterator[dict[str, FloatArray]]:
-    scales: dict[str, float] = {}
-    if samples.labels is None:
-        with torch.no_grad():
-            parts = [executor(part.inputs) for part in samples.parts(unit)]
-        scales = {name: variance(torch.cat([part[name] for part in parts])) for name in _floating(parts[0])}
     for part in samples.parts(unit):
         executor.zero_grad(set_to_none=True)
-        _loss(executor(part.inputs), part.labels, scales).backward()  # type: ignore[no-untyped-call]
+        loss(executor(part.inputs), part.labels).backward()  # type: ignore[no-untyped-call]
         yield {
             name: np.zeros(parameter.shape, np.float32)
             if parameter.grad is None
@@ -85,18 +84,33 @@ def _rows(
         }
 
 
+def _loss_of(model: ir.Model, executor: Executor, samples: Samples, unit: int) -> Loss:
+    """The labels' cross-entropy, or the distance of the model from its own answers."""
+    looked_at = samples.parts(unit) if samples.labels is None else [next(samples.parts(unit))]
+    with torch.no_grad():
+        parts = [executor(part.inputs) for part in looked_at]
+    classes = classes_of(model, parts[0], AUTO)
+    if samples.labels is not None:
+        name = labelled(parts[0], classes, samples.labels)
+        return lambda outputs, labels: label_loss(outputs[name], _given(labels))
+    scales = {name: variance(torch.cat([part[name] for part in parts])) for name in _floating(parts[0])}
+    return lambda outputs, labels: _own(outputs, classes, scales)
+
+
+def _given(labels: torch.Tensor | None) -> torch.Tensor:
+    assert labels is not None
+    return labels
+
+
 def _floating(outputs: Mapping[str, torch.Tensor]) -> list[str]:
     return [name for name, value in outputs.items() if value.is_floating_point()]
 
 
-def _loss(outputs: Mapping[str, torch.Tensor], labels: torch.Tensor | None, scales: Mapping[str, float]) -> torch.Tensor:
-    if labels is not None:
-        return label_loss(outputs, labels)
+def _own(outputs: Mapping[str, torch.Tensor], classes: Sequence[str], scales: Mapping[str, float]) -> torch.Tensor:
     parts = [
-        label_loss({name: value}, value.detach().argmax(1))
-        if is_logits(value)
-        else value.float().square().mean() / (2 * scales[name])
-        for name, value in outputs.items()
-        if value.is_floating_point()
+        label_loss(outputs[name], outputs[name].detach().argmax(1))
+        if name in classes
+        else outputs[name].float().square().mean() / (2 * scale)
+        for name, scale in scales.items()
     ]
     return torch.stack(parts).sum()

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-from shrinkc.training import state
 from shrinkc.training.averaging import Average
 from shrinkc.training.context import BEST, Context
 from shrinkc.training.evaluation import Metrics
@@ -46,7 +45,7 @@ class Keeper(Plugin):
     def on_cycle_start(self, context: Context) -> None:
         """See :class:`Plugin`."""
         self.start = self.best = context.evaluate()
-        context.snapshot(BEST)
+        context.keep_best()
 
     def look(self, context: Context, share: float) -> Signal:
         """Evaluate if it is time: so many times a phase, evenly, of which ``share`` is done."""
@@ -81,7 +80,7 @@ class Keeper(Plugin):
             self._waited += 1
             if self.best is not None and self.start is not None and found.is_better_than(self.best, self.start):
                 self.best, self._waited = found, 0
-                context.snapshots[BEST] = state.copied(context.tensors)
+                context.keep_best()
 
     def facts(self) -> dict[str, object]:
         """See :class:`Plugin`."""

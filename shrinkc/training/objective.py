@@ -21,17 +21,17 @@ class Objective:
     label_weight : float
         Share of the labels' loss where there are both.
     label_smoothing : float
-    outputs : tuple of str
-        Of the model, in its order.
     classes : tuple of str
         Outputs that hold scores of classes.
+    labelled : str
+        The one of them that the labels are of, empty without labels.
     """
 
     distillation: Distillation | None
     label_weight: float = 0.0
     label_smoothing: float = 0.0
-    outputs: tuple[str, ...] = ()
     classes: tuple[str, ...] = ()
+    labelled: str = ""
 
     @property
     def inside(self) -> tuple[str, ...]:
@@ -45,15 +45,14 @@ class Objective:
 
     def __call__(self, values: Mapping[str, torch.Tensor], batch: Batch) -> torch.Tensor:
         """Scalar tensor, a mean over the samples of the batch."""
-        outputs = {name: values[name] for name in self.outputs if name in self.classes}
         if self.distillation is None:
-            return self._of_labels(outputs, batch)
+            return self._of_labels(values, batch)
         distance = self.distillation(values, batch.targets)
         if batch.labels is None or not self.label_weight:
             return distance
-        return torch.lerp(distance, self._of_labels(outputs, batch), self.label_weight)
+        return torch.lerp(distance, self._of_labels(values, batch), self.label_weight)
 
-    def _of_labels(self, outputs: Mapping[str, torch.Tensor], batch: Batch) -> torch.Tensor:
+    def _of_labels(self, values: Mapping[str, torch.Tensor], batch: Batch) -> torch.Tensor:
         if batch.labels is None:
             raise ValueError("neither a teacher nor labels")
-        return label_loss(outputs, batch.labels, self.label_smoothing)
+        return label_loss(values[self.labelled], batch.labels, self.label_smoothing)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
@@ -12,7 +13,7 @@ import torch
 from shrinkc.training import state
 from shrinkc.training.averaging import EqualAverage, MovingAverage
 from shrinkc.training.budget import Budget
-from shrinkc.training.context import BEST, Context
+from shrinkc.training.context import Context
 from shrinkc.training.interfaces import Parametrization, Phase, Plugin, Scorer, Selector
 from shrinkc.training.keeping import Keeper
 from shrinkc.training.masks import MaskSet
@@ -55,8 +56,6 @@ class Train:
         average = MovingAverage(settings.ema) if settings.ema else EqualAverage(settings.swa) if settings.swa else None
         keeper = Keeper(settings.evaluations, settings.patience, average) if self.keeps_best else None
         plugins = [*self.plugins, *(plugin for plugin in (average, keeper) if plugin is not None)]
-        if keeper is None and context.pending is None:
-            context.snapshot(BEST)
         done = context.steps_done if context.pending is None else context.steps_done - context.step
         trainer = Trainer(context, self.schedule, self.budget, plugins, self.parametrization, self.first, self.until)
         trainer.run()
@@ -75,6 +74,8 @@ class Train:
                 "density": context.masks.density(),
             }
         )
+        if keeper is None and found is not None and math.isfinite(found.loss):
+            context.keep_best()  # of a phase that means its last weights
 
 
 @dataclass(frozen=True, eq=False)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -22,7 +22,7 @@ from shrinkc.training.augment import is_image
 from shrinkc.training.autocasting import settled
 from shrinkc.training.checkpoint import Checkpoints
 from shrinkc.training.context import Context
-from shrinkc.training.distill import Distillation, Feature, classes_of, distances_for, fitting
+from shrinkc.training.distill import Distillation, Feature, classes_of, distances_for, labelled, made_by
 from shrinkc.training.distributed import World, batch_norm
 from shrinkc.training.evaluation import batches
 from shrinkc.training.executor import Executor
@@ -116,9 +116,7 @@ def prepared(
     lay_out(executor)
     outputs = _outputs(executor, judging, settings, unit)
     classes = classes_of(lesson.student, outputs, settings.classes)
-    if lesson.data.labels is not None and (lesson.teacher is None or (settings.label_weight > 0 and classes)):
-        # A teacher without classes leaves labels unread.
-        fitting({name: outputs[name] for name in classes}, torch.from_numpy(np.asarray(lesson.data.labels)))
+    label_output = _label_output(lesson, settings, outputs, classes)
     if world.size > 1:
         executor.normalize_by(batch_norm)
     features = _features(lesson, settings, judging, unit)
@@ -127,7 +125,7 @@ def prepared(
     batch = unit or EVALUATION_BATCH
     with progress.stage("asking the teacher"):
         answers = Answers({} if judge is None else judge.answers(judging, batch))
-        objective = _objective(lesson, teacher, training, settings, executor.output_names, classes)
+        objective = _objective(lesson, teacher, training, settings, classes, label_output)
         feeder = _feeder(training, teacher, settings, world, unit)
     chosen = settled(settings, executor, objective.judging(), next(batches(judging, answers, batch)))
     is_half = world.agreed([float(chosen.precision == "bfloat16")], settings.device)[0] == 1.0
@@ -150,6 +148,25 @@ def prepared(
     )
     world.same_(list(context.tensors.values()))
     return context
+
+
+def _label_output(lesson: Lesson, settings: Settings, outputs: Tensors, classes: Sequence[str]) -> str:
+    """Name of the output that the labels are of; empty where there are none, or a teacher without classes leaves them unread.
+
+    Raises
+    ------
+    RecipeError
+        They fit none.
+    """
+    labels = lesson.data.labels
+    if labels is None or (lesson.teacher is not None and not classes):
+        return ""
+    try:
+        return labelled(outputs, classes, torch.from_numpy(np.asarray(labels)))
+    except RecipeError:
+        if lesson.teacher is not None and settings.label_weight == 0:
+            return ""  # nobody asked for them
+        raise
 
 
 def _outputs(executor: Executor, samples: Samples, settings: Settings, unit: int | None) -> Tensors:
@@ -253,15 +270,16 @@ def _objective(
     teacher: Teacher | None,
     samples: Samples,
     settings: Settings,
-    outputs: Sequence[str],
     classes: tuple[str, ...],
+    label_output: str,
 ) -> Objective:
     if teacher is None:
-        return Objective(None, label_smoothing=settings.label_smoothing, outputs=tuple(outputs), classes=classes)
+        return Objective(None, label_smoothing=settings.label_smoothing, classes=classes, labelled=label_output)
     probe = Samples({name: tensor[:PROBED] for name, tensor in samples.inputs.items()}, None)
     if teacher.unit is not None:
         probe = next(probe.parts(max(teacher.unit, PROBED // teacher.unit * teacher.unit)))
     values = teacher.targets(probe.inputs)
+    outputs = {value.name for value in lesson.student.graph.outputs}
     inside = {feature.name: values.pop(feature.name) for feature in teacher.features if feature.name not in outputs}
     distances = distances_for(
         values, classes, _probabilities(lesson), settings.logit_loss, settings.other_loss, settings.temperature
@@ -269,14 +287,13 @@ def _objective(
     if not distances:
         raise RecipeError("no output can be distilled", because="all of them are whole numbers", hint="labels")
     features = distances_for(inside, (), (), "mse", "mse", 1.0)
-    is_labelled = lesson.data.labels is not None and "mix" not in settings.augment  # mixed images have no labels
-    has_labels = is_labelled and bool(classes)
+    is_labelled = bool(label_output) and "mix" not in settings.augment  # mixed images have no labels
     return Objective(
         Distillation(distances, features, settings.feature_weight),
-        settings.label_weight if has_labels else 0.0,
+        settings.label_weight if is_labelled else 0.0,
         settings.label_smoothing,
-        tuple(outputs),
         classes,
+        label_output,
     )
 
 
@@ -285,7 +302,7 @@ def _probabilities(lesson: Lesson) -> list[str]:
     return [
         value.name or ""
         for value in lesson.student.graph.outputs
-        if (producer := value.producer()) is not None and producer.op_type == "Softmax"
+        if (node := made_by(value)) is not None and node.op_type == "Softmax"
     ]
 
 
@@ -318,10 +335,13 @@ def _outline(lesson: Lesson, settings: Settings) -> str:
     return json.dumps([settings.to_json(), sorted(tensors.items()), sorted(samples.items())], sort_keys=True)
 
 
-def _plain(node: ir.Node) -> list[tuple[str, str]]:
-    """Attributes that are numbers or texts; bodies and tensors have nodes and weights of their own."""
-    kinds = (int, float, str, bytes, tuple, list)
-    return sorted((name, repr(one.value)) for name, one in node.attributes.items() if isinstance(one.value, kinds))
+def _structure(model: ir.Model) -> Iterator[bytes]:
+    """All that a model computes beside its weights."""
+    yield repr([value.name for value in (*model.graph.inputs, *model.graph.outputs)]).encode()
+    for node in model.graph:
+        yield ir.serde.serialize_node(node).SerializeToString(deterministic=True)
+    for function in model.functions.values():
+        yield ir.serde.serialize_function(function).SerializeToString(deterministic=True)
 
 
 def _fingerprint(lesson: Lesson, settings: Settings) -> str:
@@ -330,9 +350,8 @@ def _fingerprint(lesson: Lesson, settings: Settings) -> str:
     for model in (lesson.given or lesson.student, lesson.teacher):
         if model is not None:
             lift_weights(copy := model.clone())  # what stands in nodes counts as well
-            for node in copy.graph.all_nodes():
-                reads = [None if value is None else value.name for value in node.inputs]
-                digest.update(repr((node.domain, node.op_type, reads, _plain(node))).encode())
+            for part in _structure(copy):
+                digest.update(part)
             for name, value in sorted(copy.graph.initializers.items()):
                 digest.update(name.encode())
                 digest.update(np.ascontiguousarray(shrinkc_ir.stored_array(value)).tobytes())

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 import onnx_ir as ir
 import torch
 
 from shrinkc import ir as shrinkc_ir
-from shrinkc.errors import RecipeError
 from shrinkc.training import budget as budgets
 from shrinkc.training.context import Context
+from shrinkc.training.lifting import lift_weights
 from shrinkc.training.schedules import (
     Constant,
     Cosine,
@@ -35,10 +35,7 @@ RESOLUTION = 1000
 def schedule_of(settings: Settings, context: Context) -> Schedule:
     """Learning rate that the settings ask for.
 
-    Raises
-    ------
-    RecipeError
-        A retraining schedule has to know how many steps there are, and does not.
+    What a retraining schedule cannot do without has been seen to by :func:`shrinkc.training.settings.check`.
     """
     if settings.schedule in RETRAINING:
         return _again(settings, context)
@@ -54,49 +51,37 @@ def schedule_of(settings: Settings, context: Context) -> Schedule:
 
 
 def original_steps(settings: Settings, context: Context) -> int | None:
-    """Steps of the training that the model came from, None where nothing is said of it.
-
-    Raises
-    ------
-    RecipeError
-        It is told as a time.
-    """
+    """Steps of the training that the model came from, None where nothing is said of it."""
     if not settings.original:
         return None
-    steps = budgets.parse(settings.original, "original").steps(context.feeder.order(0).steps_per_epoch)
-    if steps is None:
-        raise RecipeError("the schedule counts steps", where=f"original = {settings.original}", hint="epochs or steps")
-    return steps
+    return budgets.parse(settings.original, "original").steps(context.feeder.order(0).steps_per_epoch)
 
 
 def _again(settings: Settings, context: Context) -> Schedule:
     """A retraining schedule after a removal; the original's rates are taken to be half a cosine from the highest."""
     name, peak = settings.schedule, settings.learning_rate
     known, own = original_steps(settings, context), settings.length().steps(context.feeder.order(0).steps_per_epoch)
-    before = known or own if name == "lrw" else RESOLUTION
-    if before is None or (name == "allr" and (known is None or own is None)):
-        raise RecipeError(
-            "the schedule counts steps",
-            where=f'schedule = "{name}"',
-            because=f"budget = {settings.budget}, original = {settings.original or 'unknown'}",
-            hint="budgets of epochs or steps, for original as well",
-        )
+    before = (known or own or RESOLUTION) if name == "lrw" else RESOLUTION
     trace = trace_of(Cosine(peak, FLOOR * peak), before)
-    length = 1.0 if known is None or own is None else min(1.0, own / known)
-    return retraining(name, trace, distance=_distance(context), length=length, warm_up=settings.warm_up)
+    if name != "allr" or known is None or own is None:
+        return retraining(name, trace, warm_up=settings.warm_up)
+    return retraining(name, trace, distance=_distance(context), length=min(1.0, own / known), warm_up=settings.warm_up)
 
 
 def _distance(context: Context) -> float:
-    """How far the removal took the weights from those of the teacher; 1 where there is none to compare with."""
+    """How far the removal took what is learned from the teacher's; 1 where there is none to compare with."""
     if context.teacher is None:
         return 1.0
-    before, after = (_weights(model) for model in (context.teacher, context.model))
-    total = sum(tensor.numel() for tensor in before.values())
-    removed = 1 - sum(tensor.numel() for tensor in after.values()) / max(1, total)
+    after = {name: parameter.detach() for name, parameter in context.executor.trainable().items()}
+    before = _learned(context.teacher, after)
+    removed = 1 - sum(map(torch.numel, after.values())) / max(1, sum(map(torch.numel, before.values())))
     return min(1.0, pruning_distance(before, after, removed))
 
 
-def _weights(model: ir.Model) -> dict[str, torch.Tensor]:
-    """All stored floating tensors."""
-    arrays = {name: shrinkc_ir.stored_array(value) for name, value in model.graph.initializers.items()}
-    return {name: torch.from_numpy(array.astype(np.float32)) for name, array in arrays.items() if array.dtype.kind in "fV"}
+def _learned(model: ir.Model, names: Iterable[str]) -> dict[str, torch.Tensor]:
+    """Stored tensors of these names, those in nodes as well."""
+    lift_weights(lifted := model.clone())
+    stored = lifted.graph.initializers
+    return {
+        name: torch.from_numpy(shrinkc_ir.stored_array(stored[name]).astype(np.float32)) for name in names if name in stored
+    }

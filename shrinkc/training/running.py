@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,14 +17,13 @@ from shrinkc.errors import DivergedError, ShrinkcError, TrainingError
 from shrinkc.evidence.data import fixed_batch
 from shrinkc.log import Progress
 from shrinkc.training.batch_norms import channel_statistics, check_openable, fold_batch_norms, open_batch_norms
-from shrinkc.training.context import BEST, Context
+from shrinkc.training.context import Context
 from shrinkc.training.distributed import World, joined
 from shrinkc.training.evaluation import Metrics
 from shrinkc.training.executor import Executor
 from shrinkc.training.interfaces import Method, Phase, Rewriting, Rewritten
 from shrinkc.training.interrupts import Interrupts
 from shrinkc.training.lifting import lift_weights
-from shrinkc.training.parametrization import Masked
 from shrinkc.training.phases import carry_out
 from shrinkc.training.preparing import Lesson, prepared
 from shrinkc.training.samples import Samples
@@ -71,8 +71,8 @@ class Trained:
         """Why training ended."""
         if self.error is not None:
             return self.error.message
-        lengths = [bool(record["ended_early"]) for record in self.context.records if "ended_early" in record]
-        return self.context.stopped or (ENOUGH if lengths and lengths[-1] else SPENT)
+        trainings = [record for record in self.context.records if "ended_early" in record]
+        return self.context.stopped or (ENOUGH if trainings and trainings[-1]["ended_early"] else SPENT)
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,16 +126,26 @@ def trained(
             opened = reopened(lesson) if settings.norms != "given" else ()
         made = make(settings.method, settings.options)
         method = made.rewritten(lesson) if isinstance(made, Rewriting) else InPlace(made, lesson)
-        with memory_counted():
+        with memory_counted(), _folded_on_failure(lesson.student, opened if settings.norms == "refolded" else ()):
             context = prepared(method.lesson, settings, world, progress, interrupts, checkpoint)
             started = time.perf_counter()
             before = _finite(context)
-        context.snapshot(BEST)
+        context.keep_best()
         after, error = _carried_out(method, context, before)
         model = method.finished(context, context.executor.write_back())
         if settings.norms == "refolded":
             fold_batch_norms(model, opened)
         return Trained(model, before, after, context, time.perf_counter() - started, error)
+
+
+@contextmanager
+def _folded_on_failure(student: ir.Model, opened: Sequence[str]) -> Iterator[None]:
+    """Around what may fail before training begins: who looks at the student then finds no normalisations open."""
+    try:
+        yield
+    except Exception:
+        fold_batch_norms(student, opened)
+        raise
 
 
 def reopened(lesson: Lesson) -> tuple[str, ...]:
@@ -175,8 +185,8 @@ def _carried_out(method: Rewritten, context: Context, before: Metrics) -> tuple[
 
     Raises
     ------
-    ShrinkcError
-        It could not begin as it was asked to.
+    Exception
+        Before the first step, if it is not about training: then nothing is lost.
     """
     try:
         with memory_counted():
@@ -185,15 +195,14 @@ def _carried_out(method: Rewritten, context: Context, before: Metrics) -> tuple[
                 return after, None
             raise DivergedError("the loss is not finite", where="after the last step", hint="a lower learning rate")
     except Exception as error:  # whatever it was, the best weights so far shall not be lost
-        if isinstance(error, ShrinkcError) and not isinstance(error, TrainingError) and not context.steps_done:
+        if not context.steps_done and not isinstance(error, TrainingError):
             raise
         failure = _broken_off(error, context)
         return _seen_after(failure, context, before), failure
 
 
 def _broken_off(error: Exception, context: Context) -> TrainingError:
-    context.put(context.snapshots[BEST])
-    context.parametrization = Masked()
+    context.back_to_best()
     if isinstance(error, TrainingError):
         return error
     if isinstance(error, ShrinkcError):
@@ -210,7 +219,7 @@ def _seen_after(error: TrainingError, context: Context, before: Metrics) -> Metr
     try:
         return context.evaluate()
     except Exception as another:
-        error.add_note(f"and the model could not be run afterwards: {another}")
+        error.because = f"{error.because}; the model could not be run afterwards: {another}"
         return before
 
 

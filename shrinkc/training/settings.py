@@ -213,6 +213,7 @@ def check(settings: Settings) -> Settings:
         raise RecipeError("no such augmentation", where=", ".join(unknown), hint=f"known: {', '.join(AUGMENTATIONS)}")
     _check_ranges(settings)
     settings.length()
+    _check_retraining(settings)
     if settings.ema and settings.swa:
         raise RecipeError("two averages of the weights contradict each other", where="ema, swa", hint="give one of them")
     if settings.swa and settings.batch_norm != "frozen" and not settings.reestimate:
@@ -220,6 +221,25 @@ def check(settings: Settings) -> Settings:
             "statistics of batches are not those of averaged weights", where="swa, batch_norm", hint="reestimate = true"
         )
     return settings
+
+
+def _check_retraining(settings: Settings) -> None:
+    """Refuse what a retraining schedule cannot be counted by."""
+    if settings.original and budgets.parse(settings.original, "original").seconds is not None:
+        raise RecipeError("the schedule counts steps", where=f"original = {settings.original}", hint="epochs or steps")
+    if settings.schedule == "allr" and not settings.original:
+        raise RecipeError(
+            "the schedule compares lengths of training",
+            where='schedule = "allr"',
+            hint='say how long the model was trained: original = "100epochs"',
+        )
+    is_counted = settings.schedule == "allr" or (settings.schedule == "lrw" and not settings.original)
+    if is_counted and settings.length().seconds is not None:
+        raise RecipeError(
+            "the schedule counts steps",
+            where=f'schedule = "{settings.schedule}", budget = {settings.budget}',
+            hint="a budget of epochs or steps",
+        )
 
 
 def check_effects(given: Iterable[str], settings: Settings) -> None:

@@ -22,9 +22,17 @@ def generator(seed: int, purpose: str, *place: int) -> torch.Generator:
 @contextmanager
 def drawing(device: str, seed: int, purpose: str, *place: int) -> Iterator[None]:
     """Around operators that draw from torch's own generators: they draw by place too, and nobody else's draws change."""
-    with torch.random.fork_rng([torch.cuda.current_device()] if device == "cuda" else []):
-        torch.manual_seed(_mixed(seed, purpose, *place))
+    generators = [torch.default_generator]
+    if device == "cuda":
+        generators.append(torch.cuda.default_generators[torch.cuda.current_device()])
+    states = [generator.get_state() for generator in generators]
+    for generator in generators:
+        generator.manual_seed(_mixed(seed, purpose, *place))
+    try:
         yield
+    finally:
+        for generator, state in zip(generators, states, strict=True):
+            generator.set_state(state)
 
 
 def _mixed(seed: int, purpose: str, *place: int) -> int:

@@ -147,8 +147,10 @@ class Trainer:
         self.has_enough = Signal.STOP in signals
         say(context.done, self._words())
         if context.world.is_main:
-            keep = context.checkpoints.keep if context.stopped else context.checkpoints.offer
-            keep(self.checkpoint)
+            if context.stopped:
+                context.checkpoints.write(self.checkpoint())
+            else:
+                context.checkpoints.offer(self.checkpoint)
         self._spent += self.budget.clock() - started
 
     def _words(self) -> str:
@@ -198,9 +200,10 @@ class Trainer:
         context = self.context
         context.executor.train(self._normalises_by_batch())
         total = torch.zeros((), dtype=torch.float32, device=context.settings.device)
-        if context.world.size > 1:
-            context.executor.draw_for(*context.feeder.rows(context.cycle))
-        for number, part in enumerate(batch.parts(context.feeder.unit)):
+        rows, size = context.feeder.rows(context.cycle)
+        if context.feeder.unit is None:
+            context.executor.draw_for(rows, size)
+        for number, part in enumerate(batch.parts(context.feeder.unit), rows.start // (context.feeder.unit or size)):
             with autocast(context.settings), context.drawing("step", context.cycle, context.step, number):
                 values = context.executor(part.inputs, weights=self._effective(), also=context.objective.inside)
             loss = context.objective(values, part)
@@ -210,6 +213,7 @@ class Trainer:
             loss = loss if part.share == 1.0 else loss * part.share
             loss.backward()  # type: ignore[no-untyped-call]
             total += loss.detach()
+        context.executor.draw_for(range(0), 0)
         return total
 
     def _normalises_by_batch(self) -> bool:

@@ -12,6 +12,7 @@ import onnx
 import onnx_ir as ir
 import pytest
 from models.builder import Net
+from onnx import helper
 
 from shrinkc import ir as shrinkc_ir
 from shrinkc import registry
@@ -55,6 +56,18 @@ def convnet(seed: int = 0, width: int = 8) -> onnx.ModelProto:
     x = net.op("Flatten", net.op("GlobalAveragePool", x))
     net.output(net.op("Gemm", x, net.weight(3, width, name="head"), net.const(np.zeros(3, np.float32)), transB=1))
     return net.model()
+
+
+def in_constants(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """The same network with every stored tensor in a node."""
+    made = onnx.ModelProto()
+    made.CopyFrom(proto)
+    nodes = [helper.make_node("Constant", [], [tensor.name], value=tensor) for tensor in made.graph.initializer]
+    del made.graph.initializer[:]
+    nodes += list(made.graph.node)
+    del made.graph.node[:]
+    made.graph.node.extend(nodes)
+    return made
 
 
 def blobs(n: int = 128, seed: int = 0) -> Data:

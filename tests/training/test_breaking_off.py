@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,15 +11,17 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from training.lessons import blobs, convnet, lesson, loaded, mlp, pictures, settings
+from shrinkc.passes.training.iterative_magnitude import IterativeMagnitude
+from training.lessons import blobs, convnet, in_constants, lesson, loaded, mlp, pictures, settings
 
 import shrinkc
 from shrinkc import ir as shrinkc_ir
 from shrinkc.errors import PluginError, RecipeError, TrainingError
 from shrinkc.evidence.data import Data
 from shrinkc.log import Silent
-from shrinkc.training import running
+from shrinkc.training import phases, running
 from shrinkc.training.context import Context
+from shrinkc.training.lifting import lift_weights
 from shrinkc.training.running import Trained, trained
 from shrinkc.training.scarcity import memory_counted
 from shrinkc.training.trainer import Trainer
@@ -118,8 +121,29 @@ def test_a_cut_model_is_on_disk_even_if_recovery_cannot_begin(tmp_path: Path, mo
     with pytest.raises(TrainingError, match="needs more memory") as raised:
         shrinkc.compress(model, data=data, macs="50%", output=tmp_path / "o.onnx", recover="5steps", **QUICK)
     assert f"cut and not recovered, is at {tmp_path / 'o.onnx'}" in raised.value.hint
-    cut, left = (shrinkc_ir.load(tmp_path / name).graph.initializers for name in ("cut.onnx", "o.onnx"))
-    assert {name: value.shape for name, value in cut.items()} == {name: value.shape for name, value in left.items()}
+    assert_same_weights(tmp_path / "cut.onnx", tmp_path / "o.onnx")
+
+
+def test_a_mistake_of_the_user_does_not_write_over_an_earlier_result(tmp_path: Path) -> None:
+    model, data = files(tmp_path)
+    given = {"data": data, "macs": "50%", "output": tmp_path / "o.onnx", "recover": "5steps", "checkpoint": tmp_path / "c.npz"}
+    shrinkc.compress(model, seed=1, **given, **QUICK)
+    before = (tmp_path / "o.onnx").read_bytes()
+    with pytest.raises(RecipeError, match="another run") as raised:
+        shrinkc.compress(model, seed=2, **given, **QUICK)
+    assert "not recovered" not in raised.value.hint
+    assert (tmp_path / "o.onnx").read_bytes() == before
+
+
+def assert_same_weights(*paths: Path) -> None:
+    before, after = (shrinkc_ir.load(path) for path in paths)
+    for model in (before, after):
+        lift_weights(model)
+    assert before.graph.initializers.keys() == after.graph.initializers.keys()
+    for name, value in before.graph.initializers.items():
+        np.testing.assert_array_equal(
+            shrinkc_ir.stored_array(value), shrinkc_ir.stored_array(after.graph.initializers[name]), err_msg=name
+        )
 
 
 def test_memory_that_runs_out_in_recovery_leaves_the_best_model_so_far_on_disk(
@@ -143,24 +167,93 @@ def test_memory_that_runs_out_in_recovery_leaves_the_best_model_so_far_on_disk(
         np.testing.assert_array_equal(shrinkc_ir.stored_array(found[name]), tensor.numpy())
 
 
-def test_recovery_takes_back_what_came_out_worse(tmp_path: Path) -> None:
-    """A method that means its last weights, whatever they are."""
-    model, data = files(tmp_path)
+@pytest.mark.parametrize("kind", [lambda proto: proto, in_constants])
+def test_recovery_takes_back_what_came_out_worse(
+    kind: Callable[[onnx.ModelProto], onnx.ModelProto], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a method that means its last weights, whatever they are, and wherever the file stores them."""
+    _, data = files(tmp_path)
+    onnx.save(kind(convnet(width=16)), str(tmp_path / "net.onnx"))
+    monkeypatch.setattr(IterativeMagnitude, "leaves_weights_masked", False)
     (tmp_path / "wild.toml").write_text(
         'method = "iterative-magnitude"\nlearning_rate = 5.0\nwarm_up = 0.0\nclip = 1.0\n'
         '[options]\nlevels = 1\nfraction = 0.9\nretraining = "weights"\n'
     )
-    shrinkc.compress(model, data=data, macs="50%", output=tmp_path / "cut.onnx", **QUICK)
-    report = shrinkc.compress(
-        model, data=data, macs="50%", output=tmp_path / "o.onnx", recover="5steps",
-        recover_with=str(tmp_path / "wild.toml"), **QUICK,
-    )  # fmt: skip
+    given = {"data": data, "macs": "50%", **QUICK}
+    shrinkc.compress(tmp_path / "net.onnx", output=tmp_path / "cut.onnx", **given)
+    wild = {"recover": "5steps", "recover_with": str(tmp_path / "wild.toml")}
+    report = shrinkc.compress(tmp_path / "net.onnx", output=tmp_path / "o.onnx", **wild, **given)
     assert report.recovery is not None
     assert "taken back" in report.recovery.stopped
     assert report.recovery.loss_after == report.recovery.loss_before
-    before, after = (shrinkc_ir.load(tmp_path / name).graph.initializers for name in ("cut.onnx", "o.onnx"))
-    for name, value in before.items():
-        np.testing.assert_array_equal(shrinkc_ir.stored_array(value), shrinkc_ir.stored_array(after[name]))
+    assert_same_weights(tmp_path / "cut.onnx", tmp_path / "o.onnx")
+
+
+@pytest.mark.parametrize("recipe", ["iterative-magnitude", "gradual-magnitude"])
+def test_what_masks_weights_away_is_no_recovery(recipe: str, tmp_path: Path) -> None:
+    model, data = files(tmp_path)
+    with pytest.raises(RecipeError, match="masks weights away"):
+        shrinkc.compress(
+            model, data=data, macs="50%", output=tmp_path / "o.onnx", recover="5steps", recover_with=recipe, **QUICK
+        )
+
+
+def test_low_ranks_that_were_trained_outlive_a_failure_of_what_comes_after(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The projected weights are the best by then, and what is told of them goes with them."""
+    chosen = settings(method="lrpet", options={"macs": "60%", "every": 3}, budget="8steps", batch_norm="batch", reestimate=True)
+
+    def failing(context: Context, most: int) -> None:
+        raise MemoryError("no more")
+
+    def run() -> Trained:
+        return trained(lesson(loaded(convnet(1), tmp_path), pictures(96), loaded(convnet(2), tmp_path)), chosen, Silent())
+
+    whole = run()
+    monkeypatch.setattr(phases, "measure_statistics", failing)
+    made = run()
+    assert made.error is not None
+    assert [node.op_type for node in made.model.graph] == [node.op_type for node in whole.model.graph], "factors"
+    assert len(made.model.graph) > len(convnet(1).graph.node)
+
+
+def test_low_ranks_that_break_off_before_they_are_projected_leave_the_model_as_it_came(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from shrinkc.passes.training import lrpet
+
+    def failing(self: object, context: Context) -> None:
+        end(self, context)
+        raise OSError("no space left")
+
+    end = lrpet.Projecting.on_cycle_end
+    monkeypatch.setattr(lrpet.Projecting, "on_cycle_end", failing)
+    chosen = settings(method="lrpet", options={"macs": "60%", "every": 3}, budget="8steps", batch_norm="batch")
+    made = trained(lesson(loaded(convnet(1), tmp_path), pictures(96), loaded(convnet(2), tmp_path)), chosen, Silent())
+    assert made.error is not None
+    assert len(made.model.graph) == len(convnet(1).graph.node)
+    assert all(record["phase"] != lrpet.PROJECTED for record in made.context.records)
+
+
+def test_masks_go_back_with_the_weights_they_belong_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    step = Trainer.step
+
+    def broken(self: Trainer) -> float:
+        if self.context.steps_done == 15:
+            raise OSError("no space left")
+        return step(self)
+
+    monkeypatch.setattr(Trainer, "step", broken)
+    ticket = settings(
+        teacher="none", budget="6steps", method="iterative-magnitude",
+        options={"levels": 3, "fraction": 0.5, "retraining": "weights"},
+    )  # fmt: skip
+    made = trained(lesson(loaded(mlp(), tmp_path), blobs()), ticket, Silent())
+    assert made.error is not None
+    assert made.context.masks.density() == pytest.approx(0.5), "the second level, which was whole, and not the third"
+    for name, mask in made.context.masks.items():
+        assert not made.context.tensors[name][~mask].any()
 
 
 def test_a_budget_smaller_than_its_tries_is_not_overdrawn(tmp_path: Path) -> None:
@@ -202,13 +295,32 @@ def test_an_interrupted_run_goes_on_where_it_was(tmp_path: Path, monkeypatch: py
     assert all(torch.equal(made.context.tensors[name], value) for name, value in again.context.tensors.items())
 
 
-def test_a_checkpoint_of_another_graph_is_refused(tmp_path: Path) -> None:
+def other_operator(proto: onnx.ModelProto) -> None:
+    next(node for node in proto.graph.node if node.op_type == "Relu").op_type = "Tanh"
+
+
+def other_number(proto: onnx.ModelProto) -> None:
+    attribute = next(node for node in proto.graph.node if node.op_type == "Gemm").attribute.add()
+    attribute.name, attribute.type, attribute.f = "alpha", onnx.AttributeProto.FLOAT, 2.0
+
+
+def other_constant(proto: onnx.ModelProto) -> None:
+    """No weight: what stands in a node that nothing learns."""
+    constant = next(node for node in proto.graph.node if node.op_type == "Constant")
+    constant.attribute[0].t.CopyFrom(onnx.numpy_helper.from_array(np.float32([3, 4])))
+
+
+@pytest.mark.parametrize("change", [other_operator, other_number, other_constant])
+def test_a_checkpoint_of_another_graph_is_refused(change: Callable[[onnx.ModelProto], None], tmp_path: Path) -> None:
     """The same weights under the same names, joined otherwise."""
     proto = mlp(seed=1)
+    shift = onnx.helper.make_node("Constant", [], ["shift"], value=onnx.numpy_helper.from_array(np.float32([1, 2])))
+    add = onnx.helper.make_node("Add", [proto.graph.output[0].name, "shift"], ["shifted"])
+    proto.graph.node.extend([shift, add])
+    proto.graph.output[0].name = "shifted"
     what = lesson(loaded(proto, tmp_path), blobs())
     trained(what, settings(teacher="none", budget="3steps"), Silent(), tmp_path / "c.npz")
-    for node in proto.graph.node:
-        node.op_type = {"Relu": "Tanh"}.get(node.op_type, node.op_type)
+    change(proto)
     other = lesson(loaded(proto, tmp_path), blobs())
     with pytest.raises(RecipeError, match="another run"):
         trained(other, settings(teacher="none", budget="3steps"), Silent(), tmp_path / "c.npz")

@@ -15,9 +15,10 @@ from training.lessons import blobs, context, lesson, loaded, mlp, pictures
 from shrinkc.errors import RecipeError
 from shrinkc.evidence.data import Data
 from shrinkc.training.augment import augmented, flipped, mixed, shifted
+from shrinkc.training.context import Context
 from shrinkc.training.distill import KL, Distillation, Feature, ScaledSquares, classes_of, distances_for, label_loss
 from shrinkc.training.feeding import pooled
-from shrinkc.training.samples import Order, Samples, held_out
+from shrinkc.training.samples import Batch, Order, Samples, held_out
 from shrinkc.training.settings import Settings
 from shrinkc.training.streams import generator
 
@@ -85,7 +86,7 @@ def test_smoothing_spreads_its_mass_over_the_other_classes() -> None:
     target = torch.full((6, 5), 0.1 / 4)
     target[torch.arange(6), labels] = 0.9
     expected = -(target * F.log_softmax(scores, 1)).sum(1).mean()
-    torch.testing.assert_close(label_loss({"y": scores}, labels, 0.1), expected)
+    torch.testing.assert_close(label_loss(scores, labels, 0.1), expected)
 
 
 def test_augmentation_depends_on_nothing_but_seed_and_place() -> None:
@@ -199,3 +200,43 @@ def test_an_output_without_classes_is_held_to_its_values(tmp_path: Path) -> None
         found = made.evaluate()
         assert (found.loss > 0.1) is is_seen
         assert (found.agreement is None) is is_seen
+
+
+@pytest.mark.parametrize("chain", [["Sigmoid", "Identity"], ["Sigmoid", "Flatten"], ["divided"]])
+def test_what_makes_an_output_is_looked_for_behind_what_leaves_it_as_it_was(chain: list[str]) -> None:
+    net = Net()
+    x = str(net.op("Gemm", net.input("x", ["N", 2]), net.weight(4, 2, name="w"), transB=1))
+    for op in chain:
+        length = net.op("ReduceL2", x, axes=[1], keepdims=1) if op == "divided" else ""
+        x = str(net.op("Div", x, net.op("Clip", length, net.const(np.float32(1e-12)))) if length else net.op(op, x))
+    net.output(x)
+    assert classes_of(ir.serde.deserialize_model(net.model()), {x: torch.rand(5, 4)}, "auto") == ()
+
+
+def heads(tmp_path: Path, **given: object) -> Context:
+    """A network with scores of five classes and of ten, and labels of ten of which the first samples have five."""
+    net = Net()
+    x = net.input("x", ["N", 2])
+    for name, classes in (("five", 5), ("ten", 10)):
+        net.output(str(net.op("Gemm", x, net.weight(classes, 2, name=name), transB=1)))
+    data = Data(blobs(128).inputs, np.sort(np.arange(128) % 10), "x")
+    return context(lesson(loaded(net.model(), tmp_path), data), teacher="none", **given)
+
+
+def test_labels_are_of_one_output_whatever_a_batch_holds(tmp_path: Path) -> None:
+    made = heads(tmp_path, batch=8)
+    few = made.feeder.samples.take(torch.arange(8))
+    assert few.labels is not None
+    assert int(few.labels.max()) < 5
+    batch = Batch(few.inputs, torch.arange(8), few.labels, {})
+    made.objective(made.executor(few.inputs), batch).backward()
+    assert made.executor.trainable()["five"].grad is None
+    assert made.executor.trainable()["ten"].grad is not None
+
+
+def test_labels_that_fit_no_output_say_which_could_hold_classes(tmp_path: Path) -> None:
+    proto, _ = ended_in("Sigmoid")
+    with pytest.raises(RecipeError, match="fit no output") as raised:
+        context(lesson(loaded(proto, tmp_path), blobs()), teacher="none")
+    assert 'classes = "y"' in raised.value.hint
+    context(lesson(loaded(proto, tmp_path), blobs()), teacher="none", classes="y")

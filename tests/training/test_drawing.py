@@ -83,3 +83,10 @@ def test_dropout_keeps_as_many_as_it_says_and_the_mean(tmp_path: Path) -> None:
     found = next(iter(executor({"x": torch.ones(50, 1000)}).values()))
     assert float((found == 0).float().mean()) == pytest.approx(0.3, abs=0.01)
     assert found.unique().tolist() == pytest.approx([0.0, 1 / 0.7])
+
+
+def test_dropout_of_everything_leaves_nothing(tmp_path: Path) -> None:
+    net = Net()
+    net.output(str(net.op("Dropout", net.input("x", ["N", 10]), net.const(np.float32(1.0)))))
+    executor = Executor(loaded(net.model(), tmp_path)).train()
+    assert not next(iter(executor({"x": torch.ones(5, 10)}).values())).any()

@@ -6,13 +6,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
-from training.lessons import blobs, context, lesson, loaded, mlp
+from onnx import numpy_helper
+from training.lessons import blobs, context, convnet, in_constants, lesson, loaded, mlp, pictures
 
 from shrinkc.errors import RecipeError
 from shrinkc.ir import stored_array
 from shrinkc.training.context import Context
 from shrinkc.training.rates import schedule_of
+from shrinkc.training.settings import Settings, check
 
 
 def removed(tmp_path: Path, **given: Any) -> Context:
@@ -49,10 +52,42 @@ def test_the_adaptive_schedule_begins_as_high_as_the_removal_took_the_weights(tm
     assert schedule_of(made.settings, made).value(0, 10) == pytest.approx(0.1 * expected, rel=1e-5)
 
 
+def test_the_distance_is_over_what_is_learned_wherever_it_is_stored(tmp_path: Path) -> None:
+    """Statistics and constants are no weights, however large; weights may stand in nodes."""
+    teacher, student = convnet(1, width=16), convnet(2, width=8)
+    plain = distance_between(teacher, student, tmp_path)
+    for proto in (teacher, student):
+        for tensor in proto.graph.initializer:
+            array = numpy_helper.to_array(tensor)
+            if tensor.name in {node.input[4] for node in proto.graph.node if node.op_type == "BatchNormalization"}:
+                tensor.CopyFrom(numpy_helper.from_array(array + 1e6, tensor.name))
+    assert 0.05 < plain < 1
+    assert distance_between(teacher, student, tmp_path) == pytest.approx(plain)
+    assert distance_between(in_constants(teacher), student, tmp_path) == pytest.approx(plain)
+
+
+def distance_between(teacher: onnx.ModelProto, student: onnx.ModelProto, tmp_path: Path) -> float:
+    made = context(
+        lesson(loaded(student, tmp_path), pictures(), loaded(teacher, tmp_path)),
+        schedule="allr", budget="10steps", original="10000steps", learning_rate=1.0, warm_up=0.0,
+    )  # fmt: skip
+    return schedule_of(made.settings, made).value(0, 10)
+
+
 @pytest.mark.parametrize(
-    ("name", "given"), [("lrw", {"budget": "3min"}), ("allr", {"budget": "9steps"}), ("allr", {"original": "9min"})]
+    "given",
+    [
+        {"schedule": "lrw", "budget": "3min"},
+        {"schedule": "allr", "original": "9steps", "budget": "3min"},
+        {"schedule": "allr", "original": "9min"},
+        {"schedule": "lrw", "original": "for long"},
+    ],
 )
-def test_a_schedule_that_counts_steps_refuses_what_it_cannot_count(name: str, given: dict[str, str], tmp_path: Path) -> None:
-    made = removed(tmp_path, schedule=name, **given)
-    with pytest.raises(RecipeError, match="counts steps"):
-        schedule_of(made.settings, made)
+def test_a_schedule_that_counts_steps_refuses_what_it_cannot_count_before_anything_is_done(given: dict[str, str]) -> None:
+    with pytest.raises(RecipeError, match=r"counts steps|not an amount"):
+        check(Settings(**given))
+
+
+def test_the_adaptive_schedule_wants_to_know_how_long_the_original_was_trained() -> None:
+    with pytest.raises(RecipeError, match="original"):
+        check(Settings(schedule="allr"))

@@ -10,7 +10,7 @@ import onnx_ir as ir
 import pytest
 import torch
 from onnx import helper
-from training.lessons import blobs, convnet, lesson, loaded, mlp, pictures, settings
+from training.lessons import blobs, convnet, in_constants, lesson, loaded, mlp, pictures, settings
 
 import shrinkc
 import shrinkc.torch
@@ -20,18 +20,6 @@ from shrinkc.training.executor import Executor
 from shrinkc.training.gradients import gradients
 from shrinkc.training.lifting import lift_weights
 from shrinkc.training.running import trained
-
-
-def in_constants(proto: onnx.ModelProto) -> onnx.ModelProto:
-    """The same network with every stored tensor in a node."""
-    made = onnx.ModelProto()
-    made.CopyFrom(proto)
-    nodes = [helper.make_node("Constant", [], [tensor.name], value=tensor) for tensor in made.graph.initializer]
-    del made.graph.initializer[:]
-    nodes += list(made.graph.node)
-    del made.graph.node[:]
-    made.graph.node.extend(nodes)
-    return made
 
 
 def test_training_ends_with_the_weights_that_initializers_would_have(tmp_path: Path) -> None:

@@ -205,7 +205,7 @@ def dropout(call: Call) -> Function:
         if not is_active or share == 0:
             return (x, torch.ones_like(x, dtype=torch.bool if are_truths else x.dtype)) if wants_mask else x
         mask = mode.drawn(x, lambda empty: empty.uniform_(), torch.float32) >= share
-        kept = x * (mask.to(x.dtype) / (1 - share))
+        kept = x * (mask.to(x.dtype) / (1 - share)) if share < 1 else torch.zeros_like(x)
         return (kept, mask if are_truths else mask.to(x.dtype)) if wants_mask else kept
 
     return run
