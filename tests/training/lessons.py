@@ -58,6 +58,15 @@ def convnet(seed: int = 0, width: int = 8) -> onnx.ModelProto:
     return net.model()
 
 
+def dropping(seed: int) -> onnx.ModelProto:
+    """A network with a Dropout between its layers."""
+    net = Net(seed=seed)
+    x = net.op("Flatten", net.relu(net.conv(net.input("image", ["N", 1, 8, 8]), 1, 4)))
+    x = net.op("Dropout", x, net.const(np.float32(0.5)))
+    net.output(str(net.op("Gemm", x, net.weight(3, 256, name="head"), transB=1)))
+    return net.model()
+
+
 def in_constants(proto: onnx.ModelProto) -> onnx.ModelProto:
     """The same network with every stored tensor in a node."""
     made = onnx.ModelProto()

@@ -18,7 +18,7 @@ import onnx
 import pytest
 from click.testing import CliRunner
 from models.builder import Net
-from training.lessons import blobs, convnet, mlp, pictures
+from training.lessons import blobs, convnet, dropping, mlp, pictures
 
 import shrinkc
 from shrinkc import ir as shrinkc_ir
@@ -253,6 +253,21 @@ def test_two_processes_train_as_one_does(net: Path, images: Path, tmp_path: Path
     for name in a:
         np.testing.assert_allclose(a[name], b[name], atol=2e-5, rtol=1e-4)
     assert json.loads((tmp_path / "both.training.json").read_text())["processes"] == 2
+
+
+def test_two_processes_drop_out_as_one_does(images: Path, tmp_path: Path) -> None:
+    onnx.save(dropping(1), str(tmp_path / "net.onnx"))
+    with np.load(images) as archive:
+        np.savez(tmp_path / "l.npz", image=archive["image"], labels=np.arange(160) % 3)
+    own = recipe(tmp_path, 'teacher = "none"\nbudget = "6steps"\nbatch = 31\nlearning_rate = 0.05\nbatch_norm = "batch"\n')
+    arguments = ["train", str(tmp_path / "net.onnx"), "--recipe", str(own), "--data", str(tmp_path / "l.npz"), "--threads", "1"]
+    shrinkc.train(tmp_path / "net.onnx", recipe=own, data=tmp_path / "l.npz", output=tmp_path / "alone.onnx", threads=1)
+    both = launched(tmp_path, *arguments, "-o", "both.onnx")
+    assert both.returncode == 0, both.stderr
+    before, a, b = (stored(tmp_path / name) for name in ("net.onnx", "alone.onnx", "both.onnx"))
+    assert not np.allclose(before["head"], a["head"], atol=1e-4)
+    for name in a:
+        np.testing.assert_allclose(a[name], b[name], atol=2e-5, rtol=1e-4)
 
 
 def test_two_processes_recover_a_cut_model_as_one_does(net: Path, images: Path, tmp_path: Path) -> None:

@@ -5,25 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import onnx
 import pytest
 import torch
 from models.builder import Net
-from training.lessons import killed_at, lesson, loaded, pictures, settings
+from training.lessons import dropping, killed_at, lesson, loaded, pictures, settings
 
 from shrinkc.log import Silent
 from shrinkc.training.executor import Executor
 from shrinkc.training.ops.call import Mode
 from shrinkc.training.running import trained
-
-
-def dropping(seed: int) -> onnx.ModelProto:
-    """A network with a Dropout between its layers."""
-    net = Net(seed=seed)
-    x = net.op("Flatten", net.relu(net.conv(net.input("image", ["N", 1, 8, 8]), 1, 4)))
-    x = net.op("Dropout", x, net.const(np.float32(0.5)))
-    net.output(str(net.op("Gemm", x, net.weight(3, 256, name="head"), transB=1)))
-    return net.model()
 
 
 def run(tmp_path: Path, seed: int = 0, checkpoint: Path | None = None) -> dict[str, torch.Tensor]:
