@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -114,6 +116,18 @@ def context(what: Lesson, checkpoint: Path | None = None, **given: Any) -> Conte
 
 class Killed(BaseException):
     """What no handler catches."""
+
+
+def interrupt_at(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From here on training is interrupted, as by Ctrl-C, in the middle of a step."""
+    whole = Trainer.step
+
+    def interrupted(self: Trainer) -> float:
+        if self.context.step == step:
+            os.kill(os.getpid(), signal.SIGINT)
+        return whole(self)
+
+    monkeypatch.setattr(Trainer, "step", interrupted)
 
 
 @contextmanager

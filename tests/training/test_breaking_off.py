@@ -12,7 +12,7 @@ import onnx
 import pytest
 import torch
 from shrinkc.passes.training.iterative_magnitude import IterativeMagnitude
-from training.lessons import blobs, convnet, in_constants, lesson, loaded, mlp, pictures, settings
+from training.lessons import blobs, convnet, in_constants, interrupt_at, lesson, loaded, mlp, pictures, settings
 
 import shrinkc
 from shrinkc import ir as shrinkc_ir
@@ -267,22 +267,14 @@ def test_a_budget_smaller_than_its_tries_is_not_overdrawn(tmp_path: Path) -> Non
 
 def test_an_interrupted_run_goes_on_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Ctrl-C writes a checkpoint, however short ago the last one was."""
-    import os
-    import signal
-
     step = Trainer.step
-
-    def interrupted(self: Trainer) -> float:
-        if self.context.step == 7:
-            os.kill(os.getpid(), signal.SIGINT)
-        return step(self)
 
     def run() -> Trained:
         what = lesson(loaded(mlp(seed=1), tmp_path), blobs(), loaded(mlp(seed=2), tmp_path))
         return trained(what, settings(budget="20steps"), Silent(), tmp_path / "c.npz")
 
     with monkeypatch.context() as patched:
-        patched.setattr(Trainer, "step", interrupted)
+        interrupt_at(7, patched)
         assert run().stopped == "interrupted"
     steps = []
     monkeypatch.setattr(Trainer, "step", lambda self: steps.append(self.context.step) or step(self))

@@ -1,9 +1,7 @@
 from __future__ import annotations
 
 import math
-import os
 import random
-import signal
 from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
@@ -15,7 +13,7 @@ import torch
 from shrinkc.passes.training.gradual_magnitude import GradualMagnitude
 from shrinkc.passes.training.iterative_magnitude import TICKET, IterativeMagnitude, Retrain
 from shrinkc.passes.training.network_slimming import GainPenalty
-from training.lessons import Killed, blobs, context, convnet, killed_at, lesson, loaded, mlp, pictures, settings
+from training.lessons import Killed, blobs, context, convnet, interrupt_at, killed_at, lesson, loaded, mlp, pictures, settings
 
 from shrinkc import ir as shrinkc_ir
 from shrinkc import registry
@@ -508,16 +506,7 @@ def test_averages_are_what_they_are_called(tmp_path: Path) -> None:
 
 
 def test_an_interrupt_ends_after_the_step_and_keeps_the_best(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from shrinkc.training.trainer import Trainer
-
-    step = Trainer.step
-
-    def interrupted(self: Trainer) -> float:
-        if self.context.step == 3:
-            os.kill(os.getpid(), signal.SIGINT)
-        return step(self)
-
-    monkeypatch.setattr(Trainer, "step", interrupted)
+    interrupt_at(3, monkeypatch)
     what = lesson(loaded(mlp(seed=1), tmp_path), blobs(128), loaded(mlp(seed=2), tmp_path))
     result = trained(what, settings(evaluations=20), Silent())
     assert result.stopped == "interrupted"
