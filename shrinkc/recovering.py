@@ -105,10 +105,12 @@ def check(recipe: Recipe, model: ir.Model, data: Data | None, *, makes_up_data: 
             hint="--data SOURCE (labels are not needed), or --recipe synthetic",
         )
     from shrinkc.training.batch_norms import check_openable
+    from shrinkc.training.distill import named_among
     from shrinkc.training.executor import check_operators
     from shrinkc.training.lifting import lift_weights
 
     check_operators(model)
+    named_among([value.name or "" for value in model.graph.outputs], settings.classes)
     if settings.norms != "given":
         lift_weights(copy := model.clone())
         check_openable(copy)

@@ -114,11 +114,22 @@ def classes_of(model: ir.Model, outputs: Mapping[str, torch.Tensor], chosen: str
         An output that was named is none, or cannot hold classes.
     """
     able = [name for name, value in outputs.items() if is_logits(value)]
-    if chosen == NONE:
-        return ()
     if chosen == AUTO:
         others = {value.name for value in model.graph.outputs if _is_no_score(value)}
         return tuple(name for name in able if name not in others)
+    return named_among(able, chosen)
+
+
+def named_among(able: Sequence[str], chosen: str) -> tuple[str, ...]:
+    """Outputs that somebody named, none for ``none`` and, as nothing is named, for ``auto``.
+
+    Raises
+    ------
+    RecipeError
+        One is not ``able`` to hold classes.
+    """
+    if chosen in (AUTO, NONE):
+        return ()
     named = tuple(name.strip() for name in chosen.split(","))
     if wrong := [name for name in named if name not in able]:
         raise RecipeError(

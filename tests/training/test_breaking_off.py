@@ -189,6 +189,17 @@ def test_recovery_takes_back_what_came_out_worse(
     assert_same_weights(tmp_path / "cut.onnx", tmp_path / "o.onnx")
 
 
+def test_an_output_that_is_not_there_is_refused_before_anything_is_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, data = files(tmp_path)
+    (tmp_path / "own.toml").write_text('classes = "nothing"\n')
+    monkeypatch.setattr("shrinkc.pipeline.decided", lambda *arguments: pytest.fail("the work began"))
+    given = {"recover": "5steps", "recover_with": str(tmp_path / "own.toml"), **QUICK}
+    with pytest.raises(RecipeError, match="classes = nothing"):
+        shrinkc.compress(model, data=data, macs="50%", output=tmp_path / "o.onnx", **given)
+
+
 @pytest.mark.parametrize("recipe", ["iterative-magnitude", "gradual-magnitude"])
 def test_what_masks_weights_away_is_no_recovery(recipe: str, tmp_path: Path) -> None:
     model, data = files(tmp_path)
