@@ -12,7 +12,19 @@ import onnx
 import pytest
 import torch
 from shrinkc.passes.training.iterative_magnitude import IterativeMagnitude
-from training.lessons import blobs, convnet, in_constants, interrupt_at, lesson, loaded, mlp, pictures, settings
+from training.lessons import (
+    blobs,
+    context,
+    convnet,
+    in_constants,
+    interrupt_at,
+    killed_at,
+    lesson,
+    loaded,
+    mlp,
+    pictures,
+    settings,
+)
 
 import shrinkc
 from shrinkc import ir as shrinkc_ir
@@ -339,3 +351,35 @@ def test_statistics_are_measured_on_whole_batches(tmp_path: Path) -> None:
     assert len(context.feeder.samples) == 257
     assert len(context.few(2048)) == 256
     assert len(context.few(100)) == 100
+
+
+def test_statistics_that_make_the_model_worse_are_taken_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = context(lesson(loaded(convnet(1), tmp_path), pictures(96), loaded(convnet(1), tmp_path)))
+    before = {name: tensor.clone() for name, tensor in made.tensors.items()}
+
+    def spoiling(context: Context, most: int) -> None:
+        for normalization in context.normalizations:
+            context.tensors[normalization.mean] += 5.0
+
+    monkeypatch.setattr(phases, "measure_statistics", spoiling)
+    phases.Reestimate().run(made)
+    assert made.records[-1]["after"]["loss"] > made.records[-1]["before"]["loss"]
+    assert not made.records[-1]["is_kept"]
+    assert all(torch.equal(tensor, before[name]) for name, tensor in made.tensors.items())
+
+
+@pytest.mark.parametrize("step", [3, 17])
+def test_a_killed_recovery_goes_on_to_the_same_model(step: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The cut and the repair are made anew, the same; training goes on where it was, in a try or behind it."""
+    model, data = files(tmp_path)
+    (tmp_path / "own.toml").write_text(
+        'batch = 16\nthreads = 1\naugment = ["shift"]\n[options]\nshare = 0.25\n'
+        'tried = [{ learning_rate = 0.05, batch_norm = "batch" }, { learning_rate = 0.01 }]\n'
+    )
+    given = {"data": data, "macs": "50%", "recover": "24steps", "recover_with": str(tmp_path / "own.toml"), **QUICK}
+    shrinkc.compress(model, output=tmp_path / "whole.onnx", **given)
+    with killed_at(step, monkeypatch):
+        shrinkc.compress(model, output=tmp_path / "again.onnx", checkpoint=tmp_path / "c.npz", **given)
+    assert not (tmp_path / "again.onnx").exists()
+    shrinkc.compress(model, output=tmp_path / "again.onnx", checkpoint=tmp_path / "c.npz", **given)
+    assert_same_weights(tmp_path / "whole.onnx", tmp_path / "again.onnx")

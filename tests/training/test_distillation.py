@@ -16,8 +16,18 @@ from shrinkc.errors import RecipeError
 from shrinkc.evidence.data import Data
 from shrinkc.training.augment import augmented, flipped, mixed, shifted
 from shrinkc.training.context import Context
-from shrinkc.training.distill import KL, Distillation, Feature, ScaledSquares, classes_of, distances_for, label_loss
+from shrinkc.training.distill import (
+    KL,
+    Distillation,
+    Feature,
+    ScaledAbsolutes,
+    ScaledSquares,
+    classes_of,
+    distances_for,
+    label_loss,
+)
 from shrinkc.training.feeding import pooled
+from shrinkc.training.objective import Objective
 from shrinkc.training.samples import Batch, Order, Samples, held_out
 from shrinkc.training.settings import Settings
 from shrinkc.training.streams import generator
@@ -240,3 +250,22 @@ def test_labels_that_fit_no_output_say_which_could_hold_classes(tmp_path: Path) 
         context(lesson(loaded(proto, tmp_path), blobs()), teacher="none")
     assert 'classes = "y"' in raised.value.hint
     context(lesson(loaded(proto, tmp_path), blobs()), teacher="none", classes="y")
+
+
+def test_absolute_differences_are_in_units_of_the_mean_deviation() -> None:
+    boxes = torch.randn(2000, 3) * torch.tensor([1.0, 10.0, 100.0]) + 50
+    (distance,) = distances_for({"boxes": boxes}, (), (), "kl", "l1", 4.0).values()
+    assert isinstance(distance, ScaledAbsolutes)
+    expected = float((boxes - boxes.mean(0)).abs().mean())
+    assert float(distance(boxes + 7, boxes)) == pytest.approx(7 / expected, rel=1e-4)
+    assert distance.scale == pytest.approx(111 * np.sqrt(2 / np.pi) / 3, rel=0.05)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
+def test_labels_are_mixed_into_the_loss_by_their_share(share: float) -> None:
+    student, teacher, labels = logits(0), logits(1), torch.arange(6) % 5
+    objective = Objective(Distillation({"y": KL(2.0)}, {}), share, 0.0, ("y",), "y")
+    batch = Batch({}, torch.arange(6), labels, {"y": teacher})
+    expected = (1 - share) * KL(2.0)(student, teacher) + share * F.cross_entropy(student, labels)
+    torch.testing.assert_close(objective({"y": student}, batch), expected)
+    torch.testing.assert_close(objective({"y": student}, replace(batch, labels=None)), KL(2.0)(student, teacher))
