@@ -10,7 +10,7 @@ import onnx_ir as ir
 import pytest
 import torch
 from models.builder import Net
-from onnx import TensorProto, helper
+from onnx import TensorProto, defs, helper
 
 from shrinkc.training.executor import Executor
 
@@ -36,13 +36,6 @@ def contributed(kind: str, shapes: dict[str, tuple[int, ...]], *more: str, graph
     made = graph or net()
     made.domains[CONTRIBUTED] = 1
     return one(kind, shapes, *more, graph=made, domain=CONTRIBUTED, **given)
-
-
-def one_hot() -> Made:
-    made = net()
-    made.nodes.append(helper.make_node("OneHot", [made.ints(0, 2, 1), made.ints(3), made.input("values", [2])], ["y"], axis=-1))
-    made.output("y")
-    return made, {"values": (2,)}
 
 
 def regions() -> Made:
@@ -131,7 +124,6 @@ CASES: dict[str, Callable[[], Made]] = {
     "CastLike": lambda: one("CastLike", {"x": (3, 2), "like": (1,)}),
     "GlobalLpPool": lambda: one("GlobalLpPool", {"x": (2, 3, 4, 4)}, p=3),
     "MaxRoiPool": regions,
-    "OneHot": one_hot,
     "If": lambda: chosen(True),
     "If, otherwise": lambda: chosen(False),
     "Loop": looped,
@@ -172,3 +164,22 @@ def test_gradients_are_those_of_finite_differences(name: str) -> None:
 
     assert any(value.requires_grad for value in outputs(*free.values()))
     assert torch.autograd.gradcheck(outputs, tuple(free.values()), atol=1e-6, rtol=1e-4)
+
+
+def test_gradients_of_linear_attention_are_those_of_its_formula() -> None:
+    """It computes its state in float32, where finite differences tell nothing: ``o = scale tril(q k^T) v``."""
+    made = Net(opset=defs.get_schema("LinearAttention").since_version, ir_version=11)
+    shapes = {"query": (2, 5, 8), "key": (2, 5, 8), "value": (2, 5, 6)}
+    inputs = [made.input(name, list(shape)) for name, shape in shapes.items()]
+    attributes = {"q_num_heads": 2, "kv_num_heads": 2, "update_rule": "linear", "scale": 0.3}
+    made.output(made.op("LinearAttention", *inputs, outputs=2, **attributes)[0])
+    executor = Executor(ir.from_proto(made.model()), is_trainable=lambda value: False).eval()
+    torch.manual_seed(0)
+    given = {name: torch.randn(shape, requires_grad=True) for name, shape in shapes.items()}
+    (found,) = executor(given).values()
+    q, k, v = (tensor.unflatten(2, (2, -1)).transpose(1, 2) for tensor in given.values())
+    expected = (0.3 * (q @ k.mT).tril() @ v).transpose(1, 2).flatten(2)
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+    weights = torch.randn(found.shape)
+    gradients = [torch.autograd.grad((y * weights).sum(), list(given.values())) for y in (found, expected)]
+    torch.testing.assert_close(*gradients, atol=1e-5, rtol=1e-5)
