@@ -104,8 +104,8 @@ class Settings:
     device : str
     precision : str
         Of the arithmetic in training, by autocast: ``float32``, ``bfloat16``, or ``auto``, which is bfloat16 where the device
-        has instructions for it and a batch's loss is nearly the same in it.  Weights and moments have the type of the
-        model's own weights and losses are float32 in any case, and so is what decides which model is the best.
+        has instructions for it and a batch's loss is nearly the same in it.  Weights and moments are of the type the model
+        stores its weights in.  Losses are float32 in any case, and so is what decides which model is the best.
     """
 
     method: str = "distillation"
