@@ -27,7 +27,7 @@ from shrinkc.report.json import dumps
 from shrinkc.report.training import TrainingReport
 from shrinkc.training import recipe_files
 from shrinkc.training.distill import Feature
-from shrinkc.training.preparing import Lesson
+from shrinkc.training.lesson import Lesson
 from shrinkc.training.running import Trained, trained
 from shrinkc.training.settings import Settings
 from shrinkc.training.waypoints import features_for

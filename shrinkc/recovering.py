@@ -136,8 +136,8 @@ def recovered(
     settings = settings_for(recipe)
     if settings is None or calibration is None:
         return Recovered()
+    from shrinkc.training.lesson import Lesson
     from shrinkc.training.lifting import lift_weights
-    from shrinkc.training.preparing import Lesson
     from shrinkc.training.running import trained
     from shrinkc.training.waypoints import features_for
 
@@ -182,7 +182,7 @@ def gradients_from(opened: Opened, data: Data, progress: Progress) -> dict[str, 
 
 def fitting(settings: Settings, data: Data) -> Settings:
     """Settings without augmentation where no input is an image."""
-    from shrinkc.training.preparing import has_images
+    from shrinkc.training.lesson import has_images
 
     return settings if has_images(data) else replace(settings, augment=(), pool=0)
 

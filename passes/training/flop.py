@@ -32,10 +32,10 @@ from shrinkc.training.checkpoint import named, under
 from shrinkc.training.context import Context
 from shrinkc.training.hard_concrete import HardConcrete
 from shrinkc.training.interfaces import Phase, Plugin, Signal, Values
+from shrinkc.training.lesson import Lesson
 from shrinkc.training.masks import MaskSet
 from shrinkc.training.optimizers import Optimizer
 from shrinkc.training.phases import Train
-from shrinkc.training.preparing import Lesson
 from shrinkc.training.rates import schedule_of
 from shrinkc.training.samples import Batch
 

@@ -57,8 +57,8 @@ from shrinkc.training import state
 from shrinkc.training.context import Context
 from shrinkc.training.fresh import StartAfresh
 from shrinkc.training.interfaces import Phase, Plugin, Signal
+from shrinkc.training.lesson import Lesson
 from shrinkc.training.phases import Reestimate, Train, measure_statistics
-from shrinkc.training.preparing import Lesson
 from shrinkc.training.rates import schedule_of
 
 CHOICES = ("uniform", "manual", "searched")

@@ -18,7 +18,7 @@ from shrinkc.training.select import Selector
 
 if TYPE_CHECKING:
     from shrinkc.training.context import Context
-    from shrinkc.training.preparing import Lesson
+    from shrinkc.training.lesson import Lesson
 
 Values = Mapping[str, torch.Tensor]
 

@@ -2,37 +2,32 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import onnx_ir as ir
 import torch
 
-from shrinkc import ir as shrinkc_ir
-from shrinkc.api import RuntimeAdapter
 from shrinkc.errors import RecipeError, RuntimeUnavailable
-from shrinkc.evidence.data import Data, fixed_batch
+from shrinkc.evidence.data import fixed_batch
 from shrinkc.log import Progress
-from shrinkc.training.augment import is_image
 from shrinkc.training.autocasting import settled
 from shrinkc.training.checkpoint import Checkpoints
 from shrinkc.training.context import Context
-from shrinkc.training.distill import Distillation, Feature, classes_of, distances_for, labelled, made_by
+from shrinkc.training.distill import classes_of, labelled
 from shrinkc.training.distributed import World, batch_norm
 from shrinkc.training.evaluation import batches
 from shrinkc.training.executor import Executor
 from shrinkc.training.feeding import Feeder, pooled
+from shrinkc.training.identity import fingerprint, outline
 from shrinkc.training.interrupts import Interrupts
-from shrinkc.training.lifting import lift_weights
-from shrinkc.training.objective import Objective
+from shrinkc.training.lesson import Lesson, has_images
 from shrinkc.training.samples import Samples, Tensors, held_out
 from shrinkc.training.settings import Settings
-from shrinkc.training.teacher import Answers, Asked, Forward, Teacher, by_runtime
+from shrinkc.training.teacher import Answers, Asked, Teacher
+from shrinkc.training.teaching import objective_of, teachers
 
 LEAST_HELD_OUT = 32
 """Fewer samples than this judge nothing: then all are trained on and all judge."""
@@ -44,41 +39,10 @@ MOST_HELD_OUT = 1024
 """More tell hardly better which of two models is the better one, and they are looked at a score of times in a phase: nine
 thousand of sixty thousand samples took two thirds of three minutes."""
 
-PROBED = 256
-"""Samples that say how far the teacher's values are spread."""
-
-TURNED = 8
-"""Samples that tell which values have a row for each."""
-
 EVALUATION_BATCH = 256
 
 CACHE_BYTES = 1 << 30
 """Most bytes of the teacher's answers that are kept."""
-
-
-@dataclass(frozen=True, eq=False)
-class Lesson:
-    """What is to be trained, on what, by whom.
-
-    Attributes
-    ----------
-    student : ir.Model
-    teacher : ir.Model or None
-    data : Data
-    features : sequence of Feature
-        Values inside that both have.
-    runtime : RuntimeAdapter
-        Of the teacher, on a processor.
-    given : ir.Model or None
-        What the student was made of, where a method rewrote it.
-    """
-
-    student: ir.Model
-    teacher: ir.Model | None
-    data: Data
-    features: Sequence[Feature]
-    runtime: RuntimeAdapter
-    given: ir.Model | None = None
 
 
 def prepared(
@@ -99,37 +63,21 @@ def prepared(
         The device is not there.
     """
     _check(lesson, settings, world)
-    if settings.device == "cuda":
-        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
-    if world.size > 1:
-        world.check_same(
-            _outline(lesson, settings),
-            "the processes do not train the same",
-            "the same model, data and settings everywhere; times measured by each process lead to models of their own",
-            settings.device,
-        )
+    _enter(lesson, settings, world)
     unit = fixed_batch(lesson.student)
     training, judging = _divided(lesson, settings, unit)
-    executor = Executor(lesson.student).to(settings.device)
-    if not executor.trainable():
-        raise RecipeError("there is nothing to train", because="no layer of the model reads a stored float weight")
-    lay_out(executor)
-    outputs = _outputs(executor, judging, settings, unit)
-    classes = classes_of(lesson.student, outputs, settings.classes)
-    label_output = _label_output(lesson, settings, outputs, classes)
+    executor = _student(lesson, settings)
+    classes, label_output = _labelling(lesson, settings, _outputs(executor, judging, settings, unit))
     if world.size > 1:
         executor.normalize_by(batch_norm)
-    features = _features(lesson, settings, judging, unit)
-    teacher = _teacher(lesson, features, settings, unit)
-    judge = _teacher(lesson, (), settings, unit) if features else teacher
+    teacher, judge = teachers(lesson, settings, judging, unit)
     batch = unit or EVALUATION_BATCH
     with progress.stage("asking the teacher"):
         answers = Answers({} if judge is None else judge.answers(judging, batch))
-        objective = _objective(lesson, teacher, training, settings, classes, label_output)
+        objective = objective_of(lesson, teacher, training, settings, classes, label_output)
         feeder = _feeder(training, teacher, settings, world, unit)
-    chosen = settled(settings, executor, objective.judging(), next(batches(judging, answers, batch)))
-    is_half = world.agreed([float(chosen.precision == "bfloat16")], settings.device)[0] == 1.0
-    settings = replace(settings, precision="bfloat16" if is_half else "float32")
+    few = next(batches(judging, answers, batch))
+    settings = _agreed(settled(settings, executor, objective.judging(), few), world)
     context = Context(
         lesson.student,
         executor,
@@ -140,7 +88,7 @@ def prepared(
         answers,
         world,
         progress,
-        Checkpoints(checkpoint, _fingerprint(lesson, settings)),
+        Checkpoints(checkpoint, fingerprint(lesson, settings)),
         interrupts,
         evaluation_batch=batch,
         n_trained=len(training),
@@ -148,6 +96,45 @@ def prepared(
     )
     world.same_(list(context.tensors.values()))
     return context
+
+
+def _enter(lesson: Lesson, settings: Settings, world: World) -> None:
+    """Take the device that is this process's, and see that all processes train the same.
+
+    Raises
+    ------
+    RecipeError
+        They do not.
+    """
+    if settings.device == "cuda":
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+    if world.size > 1:
+        world.check_same(
+            outline(lesson, settings),
+            "the processes do not train the same",
+            "the same model, data and settings everywhere; times measured by each process lead to models of their own",
+            settings.device,
+        )
+
+
+def _agreed(settings: Settings, world: World) -> Settings:
+    """Settings with the precision that the first process chose."""
+    is_half = world.agreed([float(settings.precision == "bfloat16")], settings.device)[0] == 1.0
+    return replace(settings, precision="bfloat16" if is_half else "float32")
+
+
+def _student(lesson: Lesson, settings: Settings) -> Executor:
+    executor = Executor(lesson.student).to(settings.device)
+    if not executor.trainable():
+        raise RecipeError("there is nothing to train", because="no layer of the model reads a stored float weight")
+    lay_out(executor)
+    return executor
+
+
+def _labelling(lesson: Lesson, settings: Settings, outputs: Tensors) -> tuple[tuple[str, ...], str]:
+    """Outputs that hold scores of classes, and the one that the labels are of."""
+    classes = classes_of(lesson.student, outputs, settings.classes)
+    return classes, _label_output(lesson, settings, outputs, classes)
 
 
 def _label_output(lesson: Lesson, settings: Settings, outputs: Tensors, classes: Sequence[str]) -> str:
@@ -218,94 +205,6 @@ def _check(lesson: Lesson, settings: Settings, world: World) -> None:
         raise RecipeError("fewer samples a step than processes", where=f"batch = {settings.batch}")
 
 
-def has_images(data: Data) -> bool:
-    """Whether an input looks like images."""
-    return any(_may_be_image(array) for array in data.inputs.values())
-
-
-def _may_be_image(array: np.ndarray) -> bool:
-    return is_image(torch.empty(array.shape, device="meta")) if np.issubdtype(array.dtype, np.floating) else False
-
-
-def _features(lesson: Lesson, settings: Settings, samples: Samples, unit: int | None) -> Sequence[Feature]:
-    """Values inside that are compared: those whose first axis is that of the samples, as seen by turning their order around."""
-    if not settings.feature_weight or (teacher := _teacher(lesson, lesson.features, settings, unit)) is None:
-        return ()
-    few = next(samples.parts(max(1, TURNED // (unit or 1)) * (unit or 1))).inputs
-    told, turned = (teacher.targets(inputs) for inputs in (few, {name: tensor.flip(0) for name, tensor in few.items()}))
-    size = len(next(iter(few.values())))
-    return [feature for feature in lesson.features if _is_turned(told[feature.name], turned[feature.name], size)]
-
-
-def _is_turned(told: torch.Tensor, turned: torch.Tensor, size: int) -> bool:
-    atol = 1e-3 * float(told.abs().max()) if told.numel() else 0.0
-    return len(told) == size and torch.allclose(told.flip(0), turned, rtol=0, atol=atol)
-
-
-def _teacher(lesson: Lesson, features: Sequence[Feature], settings: Settings, unit: int | None) -> Teacher | None:
-    if lesson.teacher is None:
-        return None
-    names = [feature.name for feature in features]
-    if settings.device == "cpu":
-        forward = by_runtime(lesson.teacher, lesson.runtime, names, torch.get_num_threads())
-    else:
-        forward = _by_executor(lesson.teacher, names, settings.device)
-    return Teacher(forward, features, unit)
-
-
-def _by_executor(model: ir.Model, inside: Sequence[str], device: str) -> Forward:
-    executor = Executor(model).to(device).eval()
-
-    def forward(inputs: Tensors) -> dict[str, torch.Tensor]:
-        found: dict[str, torch.Tensor] = executor(
-            {name: tensor.to(device) for name, tensor in inputs.items()}, also=tuple(inside)
-        )
-        return {name: value.cpu() for name, value in found.items()}
-
-    return forward
-
-
-def _objective(
-    lesson: Lesson,
-    teacher: Teacher | None,
-    samples: Samples,
-    settings: Settings,
-    classes: tuple[str, ...],
-    label_output: str,
-) -> Objective:
-    if teacher is None:
-        return Objective(None, label_smoothing=settings.label_smoothing, classes=classes, labelled=label_output)
-    probe = Samples({name: tensor[:PROBED] for name, tensor in samples.inputs.items()}, None)
-    if teacher.unit is not None:
-        probe = next(probe.parts(max(teacher.unit, PROBED // teacher.unit * teacher.unit)))
-    values = teacher.targets(probe.inputs)
-    outputs = {value.name for value in lesson.student.graph.outputs}
-    inside = {feature.name: values.pop(feature.name) for feature in teacher.features if feature.name not in outputs}
-    distances = distances_for(
-        values, classes, _probabilities(lesson), settings.logit_loss, settings.other_loss, settings.temperature
-    )
-    if not distances:
-        raise RecipeError("no output can be distilled", because="all of them are whole numbers", hint="labels")
-    features = distances_for(inside, (), (), "mse", "mse", 1.0)
-    is_labelled = bool(label_output) and "mix" not in settings.augment  # mixed images have no labels
-    return Objective(
-        Distillation(distances, features, settings.feature_weight),
-        settings.label_weight if is_labelled else 0.0,
-        settings.label_smoothing,
-        classes,
-        label_output,
-    )
-
-
-def _probabilities(lesson: Lesson) -> list[str]:
-    """Outputs that are probabilities already."""
-    return [
-        value.name or ""
-        for value in lesson.student.graph.outputs
-        if (node := made_by(value)) is not None and node.op_type == "Softmax"
-    ]
-
-
 def _feeder(samples: Samples, teacher: Teacher | None, settings: Settings, world: World, unit: int | None) -> Feeder:
     batch = max(settings.batch, unit or 1)
     fresh = bool(settings.augment) and not settings.pool
@@ -326,39 +225,3 @@ def _fit(samples: Samples, teacher: Teacher, unit: int | None) -> bool:
     few = next(samples.parts(unit or 1))
     size = sum(value.numel() * value.element_size() for value in teacher.targets(few.inputs).values())
     return size * len(samples) / len(few) <= CACHE_BYTES
-
-
-def _outline(lesson: Lesson, settings: Settings) -> str:
-    """What all processes must have alike: settings, and the names and shapes of weights and samples."""
-    tensors = {name: str(value.shape) for name, value in lesson.student.graph.initializers.items()}
-    samples = {name: [str(array.dtype), *array.shape] for name, array in lesson.data.inputs.items()}
-    return json.dumps([settings.to_json(), sorted(tensors.items()), sorted(samples.items())], sort_keys=True)
-
-
-def _structure(model: ir.Model) -> Iterator[bytes]:
-    """All that a model computes beside its weights."""
-    yield repr([value.name for value in (*model.graph.inputs, *model.graph.outputs)]).encode()
-    for node in model.graph:
-        yield ir.serde.serialize_node(node).SerializeToString(deterministic=True)
-    for function in model.functions.values():
-        yield ir.serde.serialize_function(function).SerializeToString(deterministic=True)
-
-
-def _fingerprint(lesson: Lesson, settings: Settings) -> str:
-    """Hash of everything that the result depends on."""
-    digest = hashlib.blake2b(json.dumps(settings.to_json(), sort_keys=True).encode())
-    for model in (lesson.given or lesson.student, lesson.teacher):
-        if model is not None:
-            lift_weights(copy := model.clone())  # what stands in nodes counts as well
-            for part in _structure(copy):
-                digest.update(part)
-            for name, value in sorted(copy.graph.initializers.items()):
-                digest.update(name.encode())
-                digest.update(np.ascontiguousarray(shrinkc_ir.stored_array(value)).tobytes())
-    arrays = dict(lesson.data.inputs)
-    if lesson.data.labels is not None:
-        arrays["labels"] = lesson.data.labels
-    for name, array in sorted(arrays.items()):
-        digest.update(name.encode())
-        digest.update(np.ascontiguousarray(array).tobytes())
-    return digest.hexdigest()

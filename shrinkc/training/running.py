@@ -23,9 +23,10 @@ from shrinkc.training.evaluation import Metrics
 from shrinkc.training.executor import Executor
 from shrinkc.training.interfaces import Method, Phase, Rewriting, Rewritten
 from shrinkc.training.interrupts import Interrupts
+from shrinkc.training.lesson import Lesson
 from shrinkc.training.lifting import lift_weights
 from shrinkc.training.phases import carry_out
-from shrinkc.training.preparing import Lesson, prepared
+from shrinkc.training.preparing import prepared
 from shrinkc.training.samples import Samples
 from shrinkc.training.scarcity import memory_counted
 from shrinkc.training.settings import Settings

@@ -24,7 +24,8 @@ from shrinkc.training.checkpoint import Checkpoints
 from shrinkc.training.context import Context
 from shrinkc.training.distributed import World
 from shrinkc.training.interrupts import Interrupts
-from shrinkc.training.preparing import Lesson, prepared
+from shrinkc.training.lesson import Lesson
+from shrinkc.training.preparing import prepared
 from shrinkc.training.settings import Settings, check
 from shrinkc.training.trainer import Trainer
 
