@@ -12,7 +12,7 @@ import onnx_ir as ir
 from shrinkc import ir as shrinkc_ir
 from shrinkc import registry
 from shrinkc.api import RunConfig, RuntimeAdapter
-from shrinkc.errors import RecipeError
+from shrinkc.errors import RecipeError, VerificationError
 from shrinkc.evidence import data as evidence_data
 from shrinkc.evidence import quality as evidence_quality
 from shrinkc.evidence import sources
@@ -61,7 +61,8 @@ def train(
     recipe : str or path, optional
         Training recipe, by name or as a TOML file; without one ``method`` must be among the settings, and its own is taken.
     output : path, optional
-        Trained model, by default ``NAME.trained.onnx`` in the current folder; report and resolved recipe lie beside it.
+        Trained model, by default ``NAME.trained.onnx`` in the current folder; beside it lies a report, which holds the resolved
+        recipe.
     eval_data : str or path, optional
         Samples that quality is measured on with the runtime at hand.
     preprocess : str, optional
@@ -81,7 +82,8 @@ def train(
     Raises
     ------
     ShrinkcError
-        One of its kinds; after a TrainingError the best model so far is at ``output``.
+        One of its kinds; after a TrainingError that came after the first step the best model so far is at ``output``, after a
+        VerificationError what was trained is at ``NAME.rejected.onnx`` beside it.
     """
     progress, source = progress or Silent(), Path(model)
     resolved = recipe_files.resolve(recipe, **settings)
@@ -95,13 +97,18 @@ def train(
         teacher = original if resolved.teacher == "original" else None
         lesson = Lesson(student, teacher, given, _features(student, given, resolved), runtime)
         result = trained(lesson, resolved, progress, None if checkpoint is None else Path(checkpoint))
+        written = _rejected(target) if isinstance(result.error, VerificationError) else target
         with progress.stage("writing the model"):
-            shrinkc_ir.save(result.model, target)
+            shrinkc_ir.save(result.model, written)
     if result.error is not None:
-        result.error.also_try(f"the best model so far is at {target}")
+        result.error.also_try(f"the best model so far is at {written}")
         raise result.error
     quality = _quality(source, target, judged, runtime, progress) if eval_data is not None and judged is not None else Quality()
     return _written(_report(source, target, resolved, result, given, quality), target)
+
+
+def _rejected(target: Path) -> Path:
+    return target.with_name(target.name.removesuffix(".onnx") + ".rejected.onnx")
 
 
 def _features(student: ir.Model, data: Data, settings: Settings) -> list[Feature]:
@@ -117,8 +124,11 @@ def _check_paths(source: Path, target: Path, checkpoint: FileName | None, eval_d
         raise RecipeError("the output must be an .onnx file", where=str(target))
     read = {Path(path).resolve() for path in (source, data, eval_data) if path is not None}
     written = [target, *([] if checkpoint is None else [Path(checkpoint)])]
-    if any(path.resolve() in read for path in written) or len({path.resolve() for path in written}) < len(written):
-        raise RecipeError("a result would overwrite a file that this run reads or writes", where=str(target))
+    for path in written:
+        if path.resolve() in read or [other.resolve() for other in written].count(path.resolve()) > 1:
+            raise RecipeError(
+                "a result would overwrite a file that this run reads or writes", where=str(path), hint="another name"
+            )
 
 
 def _quality(before: Path, after: Path, judged: Data, runtime: RuntimeAdapter, progress: Progress) -> Quality:

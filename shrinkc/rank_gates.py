@@ -128,7 +128,7 @@ class Gates:
     def effective(self, name: str, weight: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """See :class:`shrinkc.training.interfaces.Parametrization`."""
         layer = self._by_weight.get(name)
-        return weight if layer is None else weight * self.along(layer, self.of(layer.name), weight)
+        return weight if layer is None else weight * self.along(layer, self.of(layer.name), weight).to(weight.dtype)
 
     def along(self, layer: OpenLayer, components: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
         """One number a component, shaped to be broadcast against the second factor."""

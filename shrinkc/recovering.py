@@ -11,7 +11,7 @@ import onnx_ir as ir
 
 from shrinkc.analysis.groups import BoolArray
 from shrinkc.api import FloatArray, RuntimeAdapter
-from shrinkc.errors import RecipeError, TrainingError
+from shrinkc.errors import RecipeError, ShrinkcError
 from shrinkc.evidence.data import Data
 from shrinkc.log import Progress
 from shrinkc.opening import Opened
@@ -35,13 +35,13 @@ class Recovered:
         None where none was asked for.
     tensors : tuple of str
         That changed.
-    error : TrainingError or None
+    error : ShrinkcError or None
         Why it ended before its time; the model then holds the best weights there were.
     """
 
     recovery: Recovery | None = None
     tensors: tuple[str, ...] = ()
-    error: TrainingError | None = None
+    error: ShrinkcError | None = None
 
 
 def settings_for(recipe: Recipe) -> Settings | None:
@@ -54,10 +54,11 @@ def settings_for(recipe: Recipe) -> Settings | None:
     """
     if recipe.recover is None:
         return None
-    from shrinkc.training import recipe_files
+    from shrinkc.training import budget, recipe_files
     from shrinkc.training.interfaces import Rewriting
     from shrinkc.training.running import method_of
 
+    budget.parse(recipe.recover, "--recover")
     found = recipe_files.resolve(recipe.recover_with or DEFAULT_RECIPE, budget=recipe.recover, seed=recipe.seed)
     if found.teacher == "none":
         raise RecipeError(
@@ -141,7 +142,7 @@ def recovered(
     from shrinkc.training.running import trained
     from shrinkc.training.waypoints import features_for
 
-    settings = fitting(settings, calibration)
+    settings = fitting(settings, calibration, pruned)
     features = features_for(opened.analysis, is_kept, pruned, settings.features) if settings.feature_weight else []
     lift_weights(pruned)
     before = {name: value.const_value for name, value in pruned.graph.initializers.items()}
@@ -180,11 +181,20 @@ def gradients_from(opened: Opened, data: Data, progress: Progress) -> dict[str, 
         return gradients(opened.model, data)
 
 
-def fitting(settings: Settings, data: Data) -> Settings:
-    """Settings without augmentation where no input is an image."""
+def fitting(settings: Settings, data: Data, model: ir.Model) -> Settings:
+    """Settings without augmentation where no input is an image; with frozen statistics where the model fixes a small batch."""
     from shrinkc.training.lesson import has_images
+    from shrinkc.training.preparing import has_enough_to_normalise
 
-    return settings if has_images(data) else replace(settings, augment=(), pool=0)
+    found = settings if has_images(data) else replace(settings, augment=(), pool=0)
+    return found if has_enough_to_normalise(model) else _frozen(found)
+
+
+def _frozen(settings: Settings) -> Settings:
+    options = dict(settings.options)
+    if "tried" in options:
+        options["tried"] = tuple({**one, "batch_norm": "frozen"} for one in options["tried"])
+    return replace(settings, batch_norm="frozen", reestimate=False, options=options)
 
 
 def _outcome(result: Trained, data: Data, settings: dict[str, Any]) -> Recovery:

@@ -12,10 +12,11 @@ from typing import Any, ClassVar
 
 from shrinkc.errors import RecipeError
 from shrinkc.training.context import Context
+from shrinkc.training.field_types import of_right_types
 from shrinkc.training.interfaces import Phase
-from shrinkc.training.phases import Reestimate, Train
+from shrinkc.training.phases import Train
 from shrinkc.training.rates import schedule_of
-from shrinkc.training.settings import check
+from shrinkc.training.settings import Settings, check
 from shrinkc.training.tries import phases_of
 
 TRIED = ("learning_rate", "batch_norm")
@@ -45,13 +46,14 @@ class Distillation:
             raise RecipeError("cannot be tried", where=f"tried: {', '.join(unknown)}", hint=f"known: {', '.join(TRIED)}")
         if self.tried and not 0 < self.share * len(self.tried) <= 0.5:
             raise RecipeError("tries may take half of the budget at most", where=f"share = {self.share}")
+        for given in self.tried:
+            check(Settings(**of_right_types(given, Settings, "tried")))
 
     def phases(self, context: Context) -> Sequence[Phase]:
         """See :class:`shrinkc.training.interfaces.Method`."""
         settings = context.settings
         candidates = [check(replace(settings, **given)) for given in self.tried]
-        training = phases_of(candidates, self.share, context) if candidates else [self._training(context)]
-        return [*training, Reestimate()] if settings.reestimate else training
+        return phases_of(candidates, self.share, context) if candidates else [self._training(context)]
 
     def _training(self, context: Context) -> Phase:
         return Train(context.settings.length(), schedule_of(context.settings, context))

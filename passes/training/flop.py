@@ -36,6 +36,7 @@ from shrinkc.training.lesson import Lesson
 from shrinkc.training.masks import MaskSet
 from shrinkc.training.optimizers import Optimizer
 from shrinkc.training.phases import Train
+from shrinkc.training.ranges import INSIDE, POSITIVE, check_ranges
 from shrinkc.training.rates import schedule_of
 from shrinkc.training.samples import Batch
 
@@ -205,11 +206,9 @@ class Flop:
         RecipeError
             One is out of its range.
         """
-        shares = (self.target, self.ramp, self.settling, self.initial)
-        if not all(0 < share < 1 for share in shares):
-            raise RecipeError("must lie between 0 and 1", where="target, ramp, settling, initial")
-        if min(self.gate_temperature, self.gate_rate, self.multiplier_rate, self.most_squared) <= 0:
-            raise RecipeError("must be more than 0", where="gate_temperature, gate_rate, multiplier_rate, most_squared")
+        check_ranges(self, **dict.fromkeys(("target", "ramp", "settling", "initial"), INSIDE))
+        rates = ("gate_temperature", "gate_rate", "multiplier_rate", "most_squared")
+        check_ranges(self, **dict.fromkeys(rates, POSITIVE))
         if self.quantity not in LABELS:
             raise RecipeError("no such quantity", where=self.quantity, hint=f"known: {', '.join(LABELS)}")
         if self.macs and (self.quantity != "macs" or self.target != Flop.target):
@@ -278,7 +277,7 @@ class Gated:
         """
         settings, options = context.settings, self.options
         if settings.ema or settings.swa:
-            raise RecipeError("averages of factors do not know their gates", where="ema, swa")
+            raise RecipeError("averages of factors do not know their gates", where="ema, swa", hint="--set ema=0 --set swa=0")
         family = HardConcrete(options.gate_temperature)
         mean = math.log(1 - options.initial) - math.log(options.initial)
         gates = Gates(self.size.layers, family, mean, settings.seed, settings.device)

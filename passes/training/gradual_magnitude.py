@@ -17,6 +17,7 @@ from shrinkc.training.interfaces import Phase, Plugin, Signal, Values
 from shrinkc.training.masks import MaskSet
 from shrinkc.training.parametrization import Masked, Projected
 from shrinkc.training.phases import Train, start_masks
+from shrinkc.training.ranges import COUNT, INSIDE, SHARE, check_ranges
 from shrinkc.training.rates import schedule_of
 from shrinkc.training.schedules import Cubic
 from shrinkc.training.scoring import Magnitude
@@ -100,8 +101,11 @@ class GradualMagnitude:
         RecipeError
             One is out of its range.
         """
-        if not 0 <= self.initial_sparsity <= self.sparsity < 1 or not 0 < self.ramp < 1 or self.every < 1:
-            raise RecipeError("out of range", where="sparsity, initial_sparsity, ramp, every")
+        check_ranges(self, sparsity=SHARE, initial_sparsity=SHARE, ramp=INSIDE, every=COUNT)
+        if self.initial_sparsity > self.sparsity:
+            raise RecipeError(
+                "sparsity cannot shrink", where=f"initial_sparsity = {self.initial_sparsity}, sparsity = {self.sparsity}"
+            )
 
     def phases(self, context: Context) -> Sequence[Phase]:
         """See :class:`shrinkc.training.interfaces.Method`.

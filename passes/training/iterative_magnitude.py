@@ -17,6 +17,7 @@ from shrinkc.training.budget import Budget
 from shrinkc.training.context import Context
 from shrinkc.training.interfaces import Phase, Plugin, Scorer, Selector, Signal
 from shrinkc.training.phases import Prune, Remember, Rewind, Train
+from shrinkc.training.ranges import NOT_NEGATIVE, SHARE, check_ranges
 from shrinkc.training.rates import original_steps, schedule_of
 from shrinkc.training.refitting import RefitLSQ
 from shrinkc.training.schedules import pruning_distance, retraining, trace_of
@@ -102,12 +103,16 @@ class IterativeMagnitude:
             raise RecipeError("no such retraining", where=self.retraining, hint=f"known: {REWINDING}, {', '.join(RETRAINING)}")
         if self.scope not in SCOPES:
             raise RecipeError("no such scope", where=self.scope, hint=f"known: {', '.join(SCOPES)}")
-        if self.levels < 0 or not 0 <= self.fraction < 1 or self.rewind_step < 0:
-            raise RecipeError("out of range", where="levels, fraction, rewind_step")
+        check_ranges(self, levels=NOT_NEGATIVE, fraction=SHARE, rewind_step=NOT_NEGATIVE)
         if self.refit and self.retraining == REWINDING:
             raise RecipeError("would have no effect", where="refit", because="the weights are rewound")
         if self.rewind_step and self.retraining != REWINDING:
             raise RecipeError("would have no effect", where="rewind_step", hint='retraining = "weights"')
+
+    @property
+    def keeps_best(self) -> bool:
+        """See :class:`shrinkc.training.interfaces.Method`."""
+        return self.retraining != REWINDING
 
     def phases(self, context: Context) -> Sequence[Phase]:
         """See :class:`shrinkc.training.interfaces.Method`."""

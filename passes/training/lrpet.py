@@ -58,7 +58,8 @@ from shrinkc.training.context import Context
 from shrinkc.training.fresh import StartAfresh
 from shrinkc.training.interfaces import Phase, Plugin, Signal
 from shrinkc.training.lesson import Lesson
-from shrinkc.training.phases import Reestimate, Train, measure_statistics
+from shrinkc.training.phases import Train, measure_statistics
+from shrinkc.training.ranges import COUNT, NOT_NEGATIVE, SHARE, check_ranges
 from shrinkc.training.rates import schedule_of
 
 CHOICES = ("uniform", "manual", "searched")
@@ -306,6 +307,7 @@ class Lrpet:
     """
 
     name: ClassVar[str] = "lrpet"
+    keeps_best: ClassVar[bool] = False
 
     choice: str = "uniform"
     macs: str = ""
@@ -333,14 +335,17 @@ class Lrpet:
         for name, value, known in (("choice", self.choice, CHOICES), ("start", self.start, STARTS)):
             if value not in known:
                 raise RecipeError("no such choice", where=f"{name} = {value}", hint=f"known: {', '.join(known)}")
-        if not 0 <= self.remove < 1 or not 0 <= self.reduction < 1 or self.every < 0 or min(self.trials, self.round_to) < 1:
-            raise RecipeError("out of range", where="remove, reduction, every, trials, round_to")
+        check_ranges(self, remove=SHARE, reduction=SHARE, every=NOT_NEGATIVE, trials=COUNT, round_to=COUNT)
         if self.macs and self.remove:
             raise RecipeError(
                 "two answers to how much goes", where="macs, remove", hint="give one of them, or `--set remove=0`"
             )
         if (self.choice == "manual") != bool(self.ranks):
-            raise RecipeError("ranks by name go together with the manual choice", where="choice, ranks")
+            raise RecipeError(
+                "ranks by name go together with the manual choice",
+                where="choice, ranks",
+                hint="--set choice=manual --set 'ranks={\"conv1*\" = 12}'",
+            )
         if self.choice == "manual" and (self.macs or self.remove or self.round_to > 1):
             raise RecipeError("would have no effect: ranks are given by name", where="macs, remove, round_to")
         if self.macs:
@@ -416,12 +421,11 @@ class Projected:
         """
         settings, options = context.settings, self.options
         if settings.ema or settings.swa:
-            raise RecipeError("averages of the weights are not of low rank", where="ema, swa")
+            raise RecipeError("averages of the weights are not of low rank", where="ema, swa", hint="--set ema=0 --set swa=0")
         plugin = Projecting(Projection(options.energy_transfer, options.reduction), options.rectification, options.every)
         training = Train(settings.length(), schedule_of(settings, context), [plugin], keeps_best=False)
         afresh = [StartAfresh()] if options.start == "fresh" else []
-        last = [Reestimate()] if settings.reestimate else []
-        return [ChooseRanks(options, self.lesson.runtime), *afresh, training, *last]
+        return [ChooseRanks(options, self.lesson.runtime), *afresh, training]
 
     def finished(self, context: Context, model: ir.Model) -> ir.Model:
         """See :class:`shrinkc.training.interfaces.Rewritten`: layers give way to their factors, if training came to its end.

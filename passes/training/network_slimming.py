@@ -17,6 +17,7 @@ from shrinkc.errors import RecipeError
 from shrinkc.training.context import Context
 from shrinkc.training.interfaces import Phase, Plugin, Values
 from shrinkc.training.phases import Train
+from shrinkc.training.ranges import NOT_NEGATIVE, check_ranges
 from shrinkc.training.rates import schedule_of
 from shrinkc.training.views import normalization_scales
 
@@ -46,8 +47,19 @@ class NetworkSlimming:
     """
 
     name: ClassVar[str] = "network-slimming"
+    keeps_best: ClassVar[bool] = False
 
     strength: float = 1e-4
+
+    def __post_init__(self) -> None:
+        """Check settings.
+
+        Raises
+        ------
+        RecipeError
+            The strength is negative.
+        """
+        check_ranges(self, strength=NOT_NEGATIVE)
 
     def phases(self, context: Context) -> Sequence[Phase]:
         """See :class:`shrinkc.training.interfaces.Method`.
@@ -62,7 +74,8 @@ class NetworkSlimming:
             raise RecipeError(
                 "the method needs BatchNormalization in the file",
                 where=self.name,
-                hint="export the model in training mode, or without folding",
+                because="there is none, or the exporter folded it into the convolutions",
+                hint="--set norms=opened, which opens them again, or export the model in training mode",
             )
         settings = context.settings
         return [Train(settings.length(), schedule_of(settings, context), [GainPenalty(names, self.strength)], keeps_best=False)]

@@ -128,7 +128,7 @@ PLANNING_WITH_A_PLAN = tuple(name for name in PLANNING if name != "target")
     is_flag=False,
     flag_value=DEFAULT_RECOVERY,
     metavar="[BUDGET]",
-    help="Let the result learn from the original on --data for 5epochs, 2000steps or 3min; no labels needed.  "
+    help="Let the result learn from the original on --data for 5epochs, 2000steps, 3min or 3cpumin; no labels needed.  "
     f"[without a value: {DEFAULT_RECOVERY}]",
 )
 @click.option("--recover-with", metavar="NAME|FILE", help="Training recipe of the recovery.  [default: recovery]")

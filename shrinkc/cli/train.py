@@ -31,7 +31,9 @@ from shrinkc.launching import rank
 @click.option("--eval-data", metavar="SOURCE", help="Samples to measure quality on.")
 @click.option("--preprocess", metavar="PRESET_OR_TOML", help="How images become inputs.")
 @click.option("--samples", type=click.IntRange(1), metavar="N", help="Most samples to read of each source.")
-@click.option("--budget", metavar="BUDGET", help="Of a training phase: 5epochs, 2000steps or 3min.  [default: the recipe's]")
+@click.option(
+    "--budget", metavar="BUDGET", help="Of a training phase: `5epochs`, `3min`, `3cpumin`, ... [default: the recipe's]"
+)
 @click.option(
     "--checkpoint",
     type=click.Path(dir_okay=False),

@@ -19,7 +19,7 @@ def is_image(tensor: torch.Tensor) -> bool:
 
 
 def augmented(inputs: Tensors, names: Sequence[str], shift: int, generator: torch.Generator) -> Tensors:
-    """Inputs with every image changed at random; what is no image stays.
+    """Inputs with every image changed at random, all images of a sample alike; what is no image stays.
 
     Parameters
     ----------
@@ -30,7 +30,11 @@ def augmented(inputs: Tensors, names: Sequence[str], shift: int, generator: torc
         Most pixels.
     generator : torch.Generator
     """
-    return {name: _changed(tensor, names, shift, generator) if is_image(tensor) else tensor for name, tensor in inputs.items()}
+    changed, start = dict(inputs), generator.get_state()
+    for name in (name for name, tensor in inputs.items() if is_image(tensor)):
+        generator.set_state(start)
+        changed[name] = _changed(inputs[name], names, shift, generator)
+    return changed
 
 
 def _changed(images: torch.Tensor, names: Sequence[str], shift: int, generator: torch.Generator) -> torch.Tensor:

@@ -25,6 +25,12 @@ class Average(Protocol):
         """None while there are none yet."""
 
 
+def _precisely(context: Context) -> dict[str, torch.Tensor]:
+    """A copy of everything; of half precision in float32, in which small differences still count."""
+    copied = state.copied(context.tensors)
+    return {name: value.float() if value.dtype in (torch.float16, torch.bfloat16) else value for name, value in copied.items()}
+
+
 class MovingAverage(Plugin):
     """Exponential moving average.
 
@@ -41,7 +47,7 @@ class MovingAverage(Plugin):
 
     def on_cycle_start(self, context: Context) -> None:
         """See :class:`Plugin`."""
-        self._mean, self._count = state.copied(context.tensors), 0
+        self._mean, self._count = _precisely(context), 0
 
     @torch.no_grad()
     def after_step(self, context: Context) -> Signal:
@@ -49,7 +55,7 @@ class MovingAverage(Plugin):
         decay = min(self._decay, (1 + self._count) / (10 + self._count))
         self._count += 1
         for name, value in self._mean.items():
-            value.lerp_(context.tensors[name], 1 - decay)
+            value.lerp_(context.tensors[name].to(value.dtype), 1 - decay)
         context.masks.apply(self._mean)
         return Signal.GO_ON
 
@@ -90,10 +96,10 @@ class EqualAverage(Plugin):
         if context.done < 1 - self._share:
             return Signal.GO_ON
         if not self._mean:
-            self._mean = state.copied(context.tensors)
+            self._mean = _precisely(context)
         self._count += 1
         for name, value in self._mean.items():
-            value.lerp_(context.tensors[name], 1 / self._count)
+            value.lerp_(context.tensors[name].to(value.dtype), 1 / self._count)
         context.masks.apply(self._mean)
         return Signal.GO_ON
 

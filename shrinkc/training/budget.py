@@ -69,7 +69,7 @@ class Budget:
         return Budget(first, "steps"), Budget(max(1, steps - first), "steps")
 
 
-def parse(text: str, where: str = "--recover") -> Budget:
+def parse(text: str, where: str = "budget") -> Budget:
     """Read ``5epochs``, ``2000steps``, ``90s``, ``3min``, ``1.5h`` or ``3cpumin``.
 
     Raises
@@ -79,7 +79,9 @@ def parse(text: str, where: str = "--recover") -> Budget:
     """
     match = _TEXT.fullmatch(text.lower())
     if match is None or match[2] not in UNITS or float(match[1]) <= 0:
-        raise RecipeError("not an amount of training", where=f"{where} {text}", hint="write 5epochs, 2000steps, 3min or 1h")
+        raise RecipeError(
+            "not an amount of training", where=f"{where} {text}", hint="write 5epochs, 2000steps, 3min or 3cpumin"
+        )
     unit = UNITS[match[2]]
     if unit == "steps" and not float(match[1]).is_integer():
         raise RecipeError("steps come in whole numbers", where=f"{where} {text}")

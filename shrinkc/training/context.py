@@ -16,6 +16,7 @@ from shrinkc.training.checkpoint import Checkpoint, Checkpoints, named, under
 from shrinkc.training.distributed import World
 from shrinkc.training.evaluation import Metrics, evaluate
 from shrinkc.training.feeding import Feeder
+from shrinkc.training.field_types import of_right_types
 from shrinkc.training.interfaces import Parametrization
 from shrinkc.training.interrupts import Interrupts
 from shrinkc.training.masks import MaskSet
@@ -106,7 +107,7 @@ class Context:
     def __post_init__(self) -> None:
         self.views: list[WeightView] = weight_views(self.model)
         self.normalizations = state.normalizations(self.model)
-        self.tensors: Tensors = state.live(self.executor, self.normalizations)
+        self.tensors: Tensors = state.live(self.executor)
         """The live tensors: parameters and statistics."""
 
     def weights(self, views: Sequence[WeightView]) -> Tensors:
@@ -204,6 +205,7 @@ class Context:
             "records": self.records,
             "snapshots": list(self.snapshots),
             "best_records": self.best_records,
+            "settings": self.settings.to_json(),
             "own": dict(facts),
         }
         return Checkpoint(held, own)
@@ -219,6 +221,7 @@ class Context:
         self.snapshots = {name: state.laid_out_as(self.tensors, tensors) for name, tensors in held.items()}
         self.phase, self.cycle, self.step = (int(checkpoint.facts[name]) for name in ("phase", "cycle", "step"))
         self.best_records = int(checkpoint.facts["best_records"])
+        self.settings = Settings(**of_right_types(checkpoint.facts["settings"], Settings, "checkpoint"))
         self.steps_done, self.records = int(checkpoint.facts["steps_done"]), list(checkpoint.facts["records"])
         if checkpoint.facts["own"]:
             self.pending = Checkpoint(under("phase/", checkpoint.tensors), checkpoint.facts["own"])

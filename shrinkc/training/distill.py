@@ -6,7 +6,7 @@ are no logits are compared by their distance in units of their own spread, and s
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -46,8 +46,12 @@ class KL:
         return self.temperature**2 * F.kl_div(softened[0], softened[1], reduction="batchmean", log_target=True)
 
     def _logits(self, value: torch.Tensor) -> torch.Tensor:
-        value = value.float()  # half precision underflows
-        return value.clamp_min(SMALLEST).log() if self.has_probabilities else value
+        return logits_of_probabilities(value) if self.has_probabilities else value.float()
+
+
+def logits_of_probabilities(value: torch.Tensor) -> torch.Tensor:
+    """Scores of which a softmax makes the probabilities again, float32: half precision underflows."""
+    return value.float().clamp_min(SMALLEST).log()
 
 
 @dataclass(frozen=True)
@@ -136,6 +140,12 @@ def named_among(able: Sequence[str], chosen: str) -> tuple[str, ...]:
             "no output that could hold classes", where=f"classes = {', '.join(wrong)}", hint=f"known: {', '.join(able) or NONE}"
         )
     return named
+
+
+def probabilities_of(model: ir.Model) -> frozenset[str]:
+    """Outputs that are probabilities already."""
+    made = ((value.name or "", made_by(value)) for value in model.graph.outputs)
+    return frozenset(name for name, node in made if node is not None and node.op_type == "Softmax")
 
 
 def _is_no_score(value: ir.Value) -> bool:
@@ -234,7 +244,7 @@ def label_loss(scores: torch.Tensor, labels: torch.Tensor, smoothing: float = 0.
 def distances_for(
     outputs: Mapping[str, torch.Tensor],
     classes: Sequence[str],
-    probabilities: Sequence[str],
+    probabilities: Collection[str],
     logit_loss: str,
     other_loss: str,
     temperature: float,

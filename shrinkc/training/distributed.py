@@ -95,8 +95,8 @@ def batch_norm(
     centred = x - of_batch.reshape(sizes)
     spread = _summed(centred.square().sum(axes)) / total
     with torch.no_grad():
-        mean.lerp_(of_batch, share)
-        variance.lerp_(spread * total / (total - 1), share)
+        mean.lerp_(of_batch.to(mean.dtype), share)
+        variance.lerp_((spread * total / (total - 1)).to(variance.dtype), share)
     return (centred * (torch.rsqrt(spread + epsilon) * gain).reshape(sizes) + shift.reshape(sizes)).to(given)
 
 

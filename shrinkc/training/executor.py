@@ -46,8 +46,8 @@ class Executor(nn.Module):
     Keys of the state dict are the ONNX names, escaped where torch does not allow them
     (:func:`shrinkc.training.parameters.keys_of`).
 
-    In ``train()``, BatchNormalization uses the batch and follows it with its running statistics, and Dropout drops; in
-    ``eval()`` both do what the graph says.
+    In ``train()``, BatchNormalization uses the batch and follows it with its running statistics, and Dropout drops, unless
+    ``normalizes`` or ``drops`` is False; in ``eval()`` both do what the graph says.
 
     Parameters
     ----------
@@ -59,6 +59,8 @@ class Executor(nn.Module):
     Attributes
     ----------
     input_names, output_names : tuple of str
+    normalizes, drops : bool
+        What ``train()`` does.
 
     Raises
     ------
@@ -68,6 +70,8 @@ class Executor(nn.Module):
 
     input_names: tuple[str, ...]
     output_names: tuple[str, ...]
+    normalizes: bool = True
+    drops: bool = True
 
     def __init__(self, model: ir.Model, *, is_trainable: Callable[[ir.Value], bool] | None = None) -> None:
         super().__init__()
@@ -79,6 +83,7 @@ class Executor(nn.Module):
             value: tensor for value in graph.initializers.values() if (tensor := _stored(value, is_trainable)) is not None
         }
         self._runnable, self._stored = runnable, frozenset(stored)
+        self._statistics = tuple(value.name or "" for value in stored if is_statistic(value))
         self._places = self._placed({value.name or "": tensor for value, tensor in stored.items()})
         self._fused = self._bound(fuses=True)
         self._whole: Bound | None = None
@@ -135,7 +140,7 @@ class Executor(nn.Module):
         """
         bound = self._for(also)
         program = bound.program
-        self._mode.is_training = self.training
+        self._mode.drops, self._mode.normalizes = (self.training and part for part in (self.drops, self.normalizes))
         values = program.values()
         for slot, held, key in bound.filled:
             values[slot] = held[key]
@@ -196,6 +201,10 @@ class Executor(nn.Module):
         """Parameters by the names of their initializers."""
         pairs = ((name, held[key]) for name, (held, key) in self._places.items())
         return {name: tensor for name, tensor in pairs if isinstance(tensor, nn.Parameter)}
+
+    def statistics(self) -> dict[str, Tensor]:
+        """Running means and variances by the names of their initializers, whoever reads them."""
+        return {name: self.tensor(name) for name in self._statistics}
 
     def write_back(self) -> ir.Model:
         """Put what has changed into the graph, in the element type it had; every other tensor stays the object it was.

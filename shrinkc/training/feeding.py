@@ -13,6 +13,9 @@ from shrinkc.training.samples import Batch, Order, Samples, Tensors
 from shrinkc.training.settings import Settings
 from shrinkc.training.teacher import Asked, Teacher
 
+POOL_BYTES = 1 << 30
+"""Most bytes of samples with their augmented copies."""
+
 
 @dataclass(eq=False)
 class Feeder:
@@ -85,11 +88,12 @@ class Feeder:
 
 
 def pooled(samples: Samples, settings: Settings, size: int) -> Samples:
-    """Samples with augmented copies, up to ``size`` of them; the samples themselves come first.
+    """Samples with augmented copies, up to ``size`` of them and as many as fit into memory; they themselves come first.
 
     Labels go along, which is right for shifted and flipped images, not for mixed ones: those are for distillation.
     """
-    copies = size // max(1, len(samples)) if settings.augment else 1
+    room = POOL_BYTES // max(1, sum(tensor.nbytes for tensor in samples.inputs.values()))
+    copies = min(size // max(1, len(samples)), room) if settings.augment else 1
     if copies <= 1 or not any(is_image(tensor) for tensor in samples.inputs.values()):
         return samples
     parts = [samples.inputs]

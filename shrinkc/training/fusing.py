@@ -143,7 +143,7 @@ def _normalized(function_of: Callable[[ir.Node], Function], mode: Mode, node: ir
 
     def run(x: Tensor, w: Tensor, *others: Tensor) -> Tensor:
         own, (scale, shift, mean, var) = others[:-4], others[-4:]
-        if mode.is_training or not _are_precise(w, *others):
+        if mode.normalizes or not _are_precise(w, *others):
             apart: Tensor = normalize(convolve(x, w, *own), scale, shift, mean, var)
             return apart
         gain = scale * torch.rsqrt(var + epsilon)

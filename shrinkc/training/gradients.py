@@ -6,7 +6,7 @@ the cross-entropy of its most likely class, or half the mean square of an output
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping
 
 import numpy as np
 import onnx_ir as ir
@@ -15,7 +15,7 @@ import torch
 from shrinkc.api import FloatArray
 from shrinkc.errors import CalibrationError
 from shrinkc.evidence.data import Data, fixed_batch
-from shrinkc.training.distill import AUTO, classes_of, label_loss, labelled, variance
+from shrinkc.training.distill import AUTO, classes_of, label_loss, labelled, logits_of_probabilities, probabilities_of, variance
 from shrinkc.training.executor import Executor
 from shrinkc.training.lifting import lift_weights
 from shrinkc.training.samples import Samples
@@ -89,12 +89,16 @@ def _loss_of(model: ir.Model, executor: Executor, samples: Samples, unit: int) -
     looked_at = samples.parts(unit) if samples.labels is None else [next(samples.parts(unit))]
     with torch.no_grad():
         parts = [executor(part.inputs) for part in looked_at]
-    classes = classes_of(model, parts[0], AUTO)
+    classes, probabilities = classes_of(model, parts[0], AUTO), probabilities_of(model)
     if samples.labels is not None:
         name = labelled(parts[0], classes, samples.labels)
-        return lambda outputs, labels: label_loss(outputs[name], _given(labels))
+        return lambda outputs, labels: label_loss(_scores(outputs, name, probabilities), _given(labels))
     scales = {name: variance(torch.cat([part[name] for part in parts])) for name in _floating(parts[0])}
-    return lambda outputs, labels: _own(outputs, classes, scales)
+    return lambda outputs, labels: _own(outputs, {name: _scores(outputs, name, probabilities) for name in classes}, scales)
+
+
+def _scores(outputs: Mapping[str, torch.Tensor], name: str, probabilities: Collection[str]) -> torch.Tensor:
+    return logits_of_probabilities(outputs[name]) if name in probabilities else outputs[name]
 
 
 def _given(labels: torch.Tensor | None) -> torch.Tensor:
@@ -106,10 +110,10 @@ def _floating(outputs: Mapping[str, torch.Tensor]) -> list[str]:
     return [name for name, value in outputs.items() if value.is_floating_point()]
 
 
-def _own(outputs: Mapping[str, torch.Tensor], classes: Sequence[str], scales: Mapping[str, float]) -> torch.Tensor:
+def _own(outputs: Mapping[str, torch.Tensor], scores: Mapping[str, torch.Tensor], scales: Mapping[str, float]) -> torch.Tensor:
     parts = [
-        label_loss(outputs[name], outputs[name].detach().argmax(1))
-        if name in classes
+        label_loss(scores[name], scores[name].detach().argmax(1))
+        if name in scores
         else outputs[name].float().square().mean() / (2 * scale)
         for name, scale in scales.items()
     ]

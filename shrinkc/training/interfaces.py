@@ -115,7 +115,8 @@ class Phase(Protocol):
 class Method(Protocol):
     """A published training method; a frozen dataclass whose fields are its settings.
 
-    One whose result has weights masked away says ``leaves_weights_masked = True``: it is none for recovery.
+    One whose result has weights masked away says ``leaves_weights_masked = True``: it is none for recovery.  One that nowhere
+    keeps the best weights seen, because it means its last ones, says ``keeps_best = False``: ``patience`` is refused then.
 
     Attributes
     ----------

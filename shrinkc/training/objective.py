@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from shrinkc.training.distill import Distillation, label_loss
+from shrinkc.training.distill import Distillation, label_loss, logits_of_probabilities
 from shrinkc.training.samples import Batch
 
 
@@ -25,6 +25,8 @@ class Objective:
         Outputs that hold scores of classes.
     labelled : str
         The one of them that the labels are of, empty without labels.
+    has_probabilities : bool
+        That one holds probabilities, not scores.
     """
 
     distillation: Distillation | None
@@ -32,6 +34,7 @@ class Objective:
     label_smoothing: float = 0.0
     classes: tuple[str, ...] = ()
     labelled: str = ""
+    has_probabilities: bool = False
 
     @property
     def inside(self) -> tuple[str, ...]:
@@ -55,4 +58,6 @@ class Objective:
     def _of_labels(self, values: Mapping[str, torch.Tensor], batch: Batch) -> torch.Tensor:
         if batch.labels is None:
             raise ValueError("neither a teacher nor labels")
-        return label_loss(values[self.labelled], batch.labels, self.label_smoothing)
+        told = values[self.labelled]
+        scores = logits_of_probabilities(told) if self.has_probabilities else told
+        return label_loss(scores, batch.labels, self.label_smoothing)

@@ -11,9 +11,15 @@ from shrinkc.training.settings import Settings
 
 Parameters = Mapping[str, torch.nn.Parameter]
 
+PRECISE = "precise"
+"""Key of a copy in float32 in the state."""
+
 
 class Optimizer:
     """A torch optimizer that knows the names of its parameters.
+
+    Parameters of half precision are trained as copies in float32, and rounded after every step: small steps, and squares of
+    small gradients, would be nothing in theirs.
 
     Parameters
     ----------
@@ -23,8 +29,9 @@ class Optimizer:
 
     def __init__(self, parameters: Parameters, settings: Settings) -> None:
         self.parameters = dict(parameters)
-        decayed = [parameter for parameter in self.parameters.values() if parameter.ndim >= 2]
-        others = [parameter for parameter in self.parameters.values() if parameter.ndim < 2]
+        self._trained = {name: _precise(parameter) for name, parameter in self.parameters.items()}
+        decayed = [parameter for parameter in self._trained.values() if parameter.ndim >= 2]
+        others = [parameter for parameter in self._trained.values() if parameter.ndim < 2]
         groups = [
             {"params": decayed, "weight_decay": settings.weight_decay},
             {"params": others, "weight_decay": 0.0},
@@ -35,17 +42,23 @@ class Optimizer:
         """One step at a learning rate."""
         for group in self._torch.param_groups:
             group["lr"] = rate
+        copies = [(self.parameters[name], copy) for name, copy in self._trained.items() if copy is not self.parameters[name]]
+        for parameter, copy in copies:
+            _follow(copy, parameter)
         self._torch.step()
+        for parameter, copy in copies:
+            parameter.data.copy_(copy.data)
 
     def forget_gradients(self) -> None:
         """Before the next backward pass."""
-        self._torch.zero_grad(set_to_none=True)
+        for parameter in self.parameters.values():
+            parameter.grad = None
 
     @torch.no_grad()
     def mask(self, masks: MaskSet) -> None:
         """Set the state of weights that are masked away to zero."""
         for name in masks:
-            parameter = self.parameters.get(name)
+            parameter = self._trained.get(name)
             if parameter is not None:
                 like = {key: value for key, value in self._torch.state[parameter].items() if _is_like(value, parameter)}
                 for value in like.values():
@@ -54,18 +67,35 @@ class Optimizer:
     def state(self) -> dict[str, torch.Tensor]:
         """Tensors by ``name/key``."""
         found: dict[str, torch.Tensor] = {}
-        for name, parameter in self.parameters.items():
-            for key, value in self._torch.state.get(parameter, {}).items():
-                if isinstance(value, torch.Tensor):
-                    found[f"{name}/{key}"] = value
+        for name, parameter in self._trained.items():
+            held = self._torch.state.get(parameter, {})
+            found |= {f"{name}/{key}": value for key, value in held.items() if isinstance(value, torch.Tensor)}
+            if parameter is not self.parameters[name]:
+                found[f"{name}/{PRECISE}"] = parameter.data
         return found
 
     def restore(self, tensors: Mapping[str, torch.Tensor]) -> None:
         """Take up from :meth:`state`."""
-        for name, parameter in self.parameters.items():
+        for name, parameter in self._trained.items():
             own = {path[len(name) + 1 :]: value for path, value in tensors.items() if path.rpartition("/")[0] == name}
+            if PRECISE in own:
+                parameter.data.copy_(own.pop(PRECISE))
             if own:
                 self._torch.state[parameter] = {key: _placed(value, parameter) for key, value in own.items()}
+
+
+def _precise(parameter: torch.nn.Parameter) -> torch.nn.Parameter:
+    """The parameter, or a copy in float32 of one of half precision."""
+    if parameter.dtype not in (torch.float16, torch.bfloat16):
+        return parameter
+    return torch.nn.Parameter(parameter.detach().float())
+
+
+@torch.no_grad()
+def _follow(copy: torch.nn.Parameter, parameter: torch.nn.Parameter) -> None:
+    """Take over the gradient, and what somebody else wrote into the parameter since its last step."""
+    copy.data = torch.where(copy.to(parameter.dtype) == parameter, copy, parameter.float())
+    copy.grad = None if parameter.grad is None else parameter.grad.float()
 
 
 def _built(groups: list[dict[str, object]], settings: Settings) -> torch.optim.Optimizer:

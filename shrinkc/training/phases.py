@@ -20,6 +20,7 @@ from shrinkc.training.masks import MaskSet
 from shrinkc.training.parametrization import Masked
 from shrinkc.training.schedules import Schedule
 from shrinkc.training.select import select_k
+from shrinkc.training.settings import Settings
 from shrinkc.training.trainer import Trainer
 from shrinkc.training.views import WeightView
 
@@ -201,6 +202,11 @@ class Reestimate:
         context.records.append({"phase": "statistics", "before": asdict(found), "after": asdict(after), "is_kept": is_better})
 
 
+def phases_with(settings: Settings, own: Sequence[Phase]) -> Sequence[Phase]:
+    """A method's phases, and what the settings of every method add at the end."""
+    return [*own, Reestimate()] if settings.reestimate else own
+
+
 @torch.no_grad()
 def measure_statistics(context: Context, most: int) -> None:
     """Give every BatchNormalization the mean and variance of what it reads on ``most`` training samples.
@@ -211,6 +217,7 @@ def measure_statistics(context: Context, most: int) -> None:
     counts: dict[str, int] = {}
     names = tuple(dict.fromkeys(normalization.data for normalization in context.normalizations))
     context.executor.train()
+    context.executor.normalizes, context.executor.drops = True, False
     for number, part in enumerate(context.few(most).parts(context.evaluation_batch)):
         inputs = {name: tensor.to(context.settings.device) for name, tensor in part.inputs.items()}
         with context.drawing("statistics", number):
@@ -218,6 +225,7 @@ def measure_statistics(context: Context, most: int) -> None:
         for name in names:
             _add_up(values[name].double(), name, sums, counts)
     context.executor.eval()
+    context.executor.drops = True
     for normalization in context.normalizations:
         mean, square = (total / counts[normalization.data] for total in sums[normalization.data])
         context.tensors[normalization.mean].copy_(mean)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import os
 import sys
 from collections.abc import Iterable, Mapping
@@ -12,25 +11,13 @@ from typing import Any
 from shrinkc import registry
 from shrinkc.errors import RecipeError
 from shrinkc.recipe_files import ABOUT, parsed_training, training_names
+from shrinkc.training.field_types import of_right_types
 from shrinkc.training.settings import Settings, check, check_effects
 
 if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
-
-TYPES: Mapping[str, tuple[str, tuple[type, ...]]] = {
-    "str": ("a text", (str,)),
-    "int": ("a whole number", (int,)),
-    "float": ("a number", (int, float)),
-    "bool": ("true or false", (bool,)),
-    "tuple[str, ...]": ("a list of texts", (list, tuple)),
-    "tuple[float, ...]": ("a list of numbers", (list, tuple)),
-    "tuple[Mapping[str, Any], ...]": ("a list of tables", (list, tuple)),
-    "Mapping[str, Any]": ("a table", (dict,)),
-    "Mapping[str, int]": ("a table of whole numbers", (dict,)),
-}
-"""What a recipe may hold for a field, by the field's annotation."""
 
 
 def resolve(recipe: str | os.PathLike[str] | None = None, **given: Any) -> Settings:
@@ -51,11 +38,11 @@ def resolve(recipe: str | os.PathLike[str] | None = None, **given: Any) -> Setti
     its = own.get("options", {}) if given.get("method") in (None, own.get("method", Settings.method)) else {}
     options = {**its, **given.pop("options", {})}
     where = str(recipe if recipe is not None else own["method"])
-    settings = check(Settings(**_checked({**own, **given, "options": options}, Settings, where)))
+    settings = check(Settings(**of_right_types({**own, **given, "options": options}, Settings, where)))
     _check_effects(own, given, settings)
     method = registry.load("training", settings.method)
-    options = _checked(dict(settings.options), method, f"{where}:options")
-    method(**options)  # refuses what is out of its range
+    options = of_right_types(dict(settings.options), method, f"{where}:options")
+    _check_patience(settings, method(**options))  # which refuses what is out of its range
     return dataclasses.replace(settings, options=options)
 
 
@@ -63,6 +50,15 @@ def _check_effects(own: Mapping[str, Any], given: Mapping[str, Any], settings: S
     """Refuse what has no effect; what the recipe says may lose it to what is given over it."""
     check_effects(own, Settings(**{**own, "options": {}}))
     check_effects(given, settings)
+
+
+def _check_patience(settings: Settings, method: object) -> None:
+    if settings.patience and not getattr(method, "keeps_best", True):
+        raise RecipeError(
+            "would have no effect",
+            where=f"patience = {settings.patience}",
+            because=f"{settings.method} keeps its last weights, not its best",
+        )
 
 
 def _of_method(method: str | None) -> Mapping[str, Any]:
@@ -102,39 +98,3 @@ def _parsed(text: str) -> Any:
         return tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
         return text
-
-
-def _checked(values: Mapping[str, Any], kind: Any, where: str) -> dict[str, Any]:
-    """Values for the fields of a dataclass, of the right types."""
-    fields = {field.name: field for field in dataclasses.fields(kind)}
-    return {name: _value(name, value, fields, where) for name, value in values.items()}
-
-
-def _value(name: str, value: Any, fields: Mapping[str, dataclasses.Field[Any]], where: str) -> Any:
-    if name not in fields:
-        # A name that is no option of the method may be a misspelled setting of every method.
-        known = dict.fromkeys((*fields, *(field.name for field in dataclasses.fields(Settings))))
-        nearest = difflib.get_close_matches(name, known, 1, 0)
-        hint = f"the nearest one is {nearest[0]}" if nearest else "there are none"
-        raise RecipeError("no such setting", where=f"{where}:{name}", hint=hint)
-    annotation = str(fields[name].type)
-    expected, types = TYPES[annotation]
-    is_right = isinstance(value, types) and (bool in types or not isinstance(value, bool)) and _holds(annotation, value)
-    if not is_right:
-        raise RecipeError(
-            "a setting of the wrong type", where=f"{where}:{name}", because=f"expected {expected}, found {value!r}"
-        )
-    return tuple(value) if isinstance(value, list) else float(value) if annotation == "float" else value
-
-
-def _holds(annotation: str, value: Any) -> bool:
-    """Whether a list or table holds what it should; true of anything else."""
-    if annotation == "tuple[str, ...]":
-        return all(isinstance(item, str) for item in value)
-    if annotation == "tuple[float, ...]":
-        return all(isinstance(item, int | float) and not isinstance(item, bool) for item in value)
-    if annotation == "tuple[Mapping[str, Any], ...]":
-        return all(isinstance(item, Mapping) for item in value)
-    if annotation == "Mapping[str, int]":
-        return all(type(item) is int for item in value.values())
-    return True

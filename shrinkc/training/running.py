@@ -13,7 +13,7 @@ import onnx_ir as ir
 import torch
 
 from shrinkc import registry
-from shrinkc.errors import DivergedError, ShrinkcError, TrainingError
+from shrinkc.errors import DivergedError, ShrinkcError, TrainingError, VerificationError
 from shrinkc.evidence.data import fixed_batch
 from shrinkc.log import Progress
 from shrinkc.training.batch_norms import channel_statistics, check_openable, fold_batch_norms, open_batch_norms
@@ -25,7 +25,7 @@ from shrinkc.training.interfaces import Method, Phase, Rewriting, Rewritten
 from shrinkc.training.interrupts import Interrupts
 from shrinkc.training.lesson import Lesson
 from shrinkc.training.lifting import lift_weights
-from shrinkc.training.phases import carry_out
+from shrinkc.training.phases import carry_out, phases_with
 from shrinkc.training.preparing import prepared
 from shrinkc.training.samples import Samples
 from shrinkc.training.scarcity import memory_counted
@@ -46,13 +46,13 @@ class Trained:
     Attributes
     ----------
     model : ir.Model
-        With the best weights.
+        With the best weights; if what came of them failed its proof, the graph that was trained.
     before, after : Metrics
         On the held-out samples.
     context : Context
     seconds : float
-    error : TrainingError or None
-        Why it ended before its time.
+    error : ShrinkcError or None
+        Why it ended before its time, or what the result failed.
     """
 
     model: ir.Model
@@ -60,7 +60,7 @@ class Trained:
     after: Metrics
     context: Context
     seconds: float
-    error: TrainingError | None = None
+    error: ShrinkcError | None = None
 
     @property
     def n_trained(self) -> int:
@@ -133,7 +133,11 @@ def trained(
             before = _finite(context)
         context.keep_best()
         after, error = _carried_out(method, context, before)
-        model = method.finished(context, context.executor.write_back())
+        learnt = context.executor.write_back()
+        try:
+            model = method.finished(context, learnt)
+        except VerificationError as failure:
+            return Trained(learnt, before, after, context, time.perf_counter() - started, failure)
         if settings.norms == "refolded":
             fold_batch_norms(model, opened)
         return Trained(model, before, after, context, time.perf_counter() - started, error)
@@ -191,7 +195,7 @@ def _carried_out(method: Rewritten, context: Context, before: Metrics) -> tuple[
     """
     try:
         with memory_counted():
-            carry_out(method.phases(context), context)
+            carry_out(phases_with(context.settings, method.phases(context)), context)
             if math.isfinite((after := context.evaluate()).loss):
                 return after, None
             raise DivergedError("the loss is not finite", where="after the last step", hint="a lower learning rate")

@@ -10,6 +10,7 @@ from typing import Any
 from shrinkc.errors import RecipeError
 from shrinkc.training import budget as budgets
 from shrinkc.training.budget import Budget
+from shrinkc.training.ranges import NOT_NEGATIVE, POSITIVE, SHARE, WEIGHT, Range, check_ranges
 
 OPTIMIZERS = ("sgd", "adamw")
 RETRAINING = ("ft", "lrw", "slr", "clr", "llr", "allr")
@@ -168,7 +169,6 @@ CHOICES: Mapping[str, tuple[str, ...]] = {
     "device": DEVICES,
     "precision": PRECISIONS,
 }
-SHARES = ("warm_up", "swa", "held_out", "label_weight", "label_smoothing", "ema", "momentum")
 Need = tuple[Callable[[Settings], bool], str]
 TEACHER: Need = (lambda settings: settings.teacher != "none", 'a teacher (teacher = "original")')
 NEEDS: Mapping[str, tuple[Need, ...]] = {
@@ -191,8 +191,12 @@ NEEDS: Mapping[str, tuple[Need, ...]] = {
 }
 """What a setting has no effect without."""
 
-POSITIVE = ("batch", "learning_rate", "temperature", "evaluations", "features")
-NOT_NEGATIVE = ("weight_decay", "clip", "feature_weight", "shift", "pool", "patience", "threads", "seed")
+RANGES: Mapping[str, Range] = {
+    **dict.fromkeys(("warm_up", "swa", "held_out", "label_smoothing", "ema", "momentum"), SHARE),
+    "label_weight": WEIGHT,
+    **dict.fromkeys(("batch", "learning_rate", "temperature", "evaluations", "features"), POSITIVE),
+    **dict.fromkeys(("weight_decay", "clip", "feature_weight", "shift", "pool", "patience", "threads", "seed"), NOT_NEGATIVE),
+}
 
 
 def check(settings: Settings) -> Settings:
@@ -211,7 +215,7 @@ def check(settings: Settings) -> Settings:
     unknown = [name for name in settings.augment if name not in AUGMENTATIONS]
     if unknown:
         raise RecipeError("no such augmentation", where=", ".join(unknown), hint=f"known: {', '.join(AUGMENTATIONS)}")
-    _check_ranges(settings)
+    check_ranges(settings, **RANGES)
     settings.length()
     _check_retraining(settings)
     if settings.ema and settings.swa:
@@ -257,15 +261,3 @@ def check_effects(given: Iterable[str], settings: Settings) -> None:
         for is_met, need in NEEDS.get(name, ()):
             if not is_met(settings):
                 raise RecipeError(f"would have no effect without {need}", where=name)
-
-
-def _check_ranges(settings: Settings) -> None:
-    for name in SHARES:
-        if not 0 <= getattr(settings, name) < 1 and not (name == "label_weight" and settings.label_weight == 1):
-            raise RecipeError("must lie between 0 and 1", where=f"{name} = {getattr(settings, name)}")
-    for name in POSITIVE:
-        if not getattr(settings, name) > 0:
-            raise RecipeError("must be more than 0", where=f"{name} = {getattr(settings, name)}")
-    for name in NOT_NEGATIVE:
-        if getattr(settings, name) < 0:
-            raise RecipeError("must not be negative", where=f"{name} = {getattr(settings, name)}")

@@ -18,8 +18,8 @@ class Executor(Protocol):
     input_names: tuple[str, ...]
     output_names: tuple[str, ...]
 
-    def tensor(self, name: str) -> torch.Tensor:
-        """The live tensor of a stored value."""
+    def statistics(self) -> dict[str, torch.Tensor]:
+        """Running means and variances by ONNX name."""
 
     def trainable(self) -> dict[str, torch.nn.Parameter]:
         """Parameters by ONNX name."""
@@ -47,13 +47,10 @@ def normalizations(model: ir.Model) -> list[Normalization]:
     return found
 
 
-def live(executor: Executor, statistics: list[Normalization]) -> dict[str, torch.Tensor]:
+def live(executor: Executor) -> dict[str, torch.Tensor]:
     """Parameters and statistics of a model, the very tensors it computes with."""
-    tensors: dict[str, torch.Tensor] = {name: parameter.data for name, parameter in executor.trainable().items()}
-    for normalization in statistics:
-        for name in (normalization.mean, normalization.variance):
-            tensors[name] = executor.tensor(name).data
-    return tensors
+    held = {**executor.trainable(), **executor.statistics()}
+    return {name: tensor.data for name, tensor in held.items()}
 
 
 def copied(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:

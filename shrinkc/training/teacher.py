@@ -28,14 +28,17 @@ class Teacher:
     features : sequence of Feature
     unit : int or None
         Samples that it takes at a time, None for any.
+    outputs : frozenset of str or None
+        That are told, None for all of them.
     """
 
     forward: Forward
     features: Sequence[Feature] = ()
     unit: int | None = None
+    outputs: frozenset[str] | None = None
 
     def targets(self, inputs: Tensors) -> Tensors:
-        """Outputs, and the channels of the values inside that the student has too."""
+        """Outputs, and the channels of the values inside that the student has too; no numbers without an axis."""
         total = len(next(iter(inputs.values())))
         if self.unit is None or total <= self.unit:
             return self._targets(inputs)
@@ -46,9 +49,9 @@ class Teacher:
     def _targets(self, inputs: Tensors) -> Tensors:
         with torch.no_grad():
             values = dict(self.forward(inputs))
-        for feature in self.features:
-            values[feature.name] = feature.of_teacher(values[feature.name])
-        return values
+        told = {feature.name: feature.of_teacher(values[feature.name]) for feature in self.features}
+        outputs = {name: value for name, value in values.items() if self.outputs is None or name in self.outputs}
+        return {name: value for name, value in {**outputs, **told}.items() if value.ndim}
 
     def answers(self, samples: Samples, batch: int) -> Tensors:
         """Targets for all samples, one after the other along the first axis."""

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import onnx_ir as ir
 import torch
 
-from shrinkc.errors import RecipeError
-from shrinkc.training.distill import Distillation, Feature, distances_for, made_by
+from shrinkc.errors import TrainingError
+from shrinkc.training.distill import Distillation, Feature, distances_for, probabilities_of
 from shrinkc.training.executor import Executor
 from shrinkc.training.lesson import Lesson
 from shrinkc.training.objective import Objective
@@ -24,35 +25,46 @@ TURNED = 8
 
 
 def teachers(lesson: Lesson, settings: Settings, judging: Samples, unit: int | None) -> tuple[Teacher | None, Teacher | None]:
-    """Who teaches, values inside among what is told, and who judges by the outputs alone; nobody where labels teach."""
-    features = _features(lesson, settings, judging, unit)
-    teacher = _teacher(lesson, features, settings, unit)
-    return teacher, _teacher(lesson, (), settings, unit) if features else teacher
+    """Who teaches, values inside among what is told, and who judges by the outputs alone; nobody where labels teach.
+
+    What has no row for each sample cannot be told sample by sample, and is left out.
+    """
+    if lesson.teacher is None:
+        return None, None
+    asked = lesson.features if settings.feature_weight else ()
+    everything = _teacher(lesson, lesson.teacher, asked, settings, unit)
+    known = _rows(everything, judging)
+    features = [feature for feature in asked if feature.name in known]
+    outputs = frozenset(value.name or "" for value in lesson.teacher.graph.outputs) & known
+    judge = replace(_teacher(lesson, lesson.teacher, (), settings, unit) if asked else everything, outputs=outputs)
+    if not features:
+        return judge, judge
+    teacher = everything if features == list(asked) else _teacher(lesson, lesson.teacher, features, settings, unit)
+    return replace(teacher, outputs=outputs), judge
 
 
-def _features(lesson: Lesson, settings: Settings, samples: Samples, unit: int | None) -> Sequence[Feature]:
-    """Values inside that are compared: those whose first axis is that of the samples, as seen by turning their order around."""
-    if not settings.feature_weight or (teacher := _teacher(lesson, lesson.features, settings, unit)) is None:
-        return ()
-    few = next(samples.parts(max(1, TURNED // (unit or 1)) * (unit or 1))).inputs
+def _rows(teacher: Teacher, samples: Samples) -> frozenset[str]:
+    """Values whose first axis is that of the samples, as seen by turning their order around."""
+    unit = teacher.unit or 1
+    few = next(samples.parts(max(1, TURNED // unit) * unit)).inputs
     told, turned = (teacher.targets(inputs) for inputs in (few, {name: tensor.flip(0) for name, tensor in few.items()}))
     size = len(next(iter(few.values())))
-    return [feature for feature in lesson.features if _is_turned(told[feature.name], turned[feature.name], size)]
+    return frozenset(name for name, value in told.items() if _is_turned(value, turned[name], size))
 
 
 def _is_turned(told: torch.Tensor, turned: torch.Tensor, size: int) -> bool:
+    if not told.is_floating_point() or told.shape != turned.shape or len(told) != size:
+        return False
     atol = 1e-3 * float(told.abs().max()) if told.numel() else 0.0
-    return len(told) == size and torch.allclose(told.flip(0), turned, rtol=0, atol=atol)
+    return torch.allclose(told.flip(0), turned, rtol=0, atol=atol)
 
 
-def _teacher(lesson: Lesson, features: Sequence[Feature], settings: Settings, unit: int | None) -> Teacher | None:
-    if lesson.teacher is None:
-        return None
+def _teacher(lesson: Lesson, original: ir.Model, features: Sequence[Feature], settings: Settings, unit: int | None) -> Teacher:
     names = [feature.name for feature in features]
     if settings.device == "cpu":
-        forward = by_runtime(lesson.teacher, lesson.runtime, names, torch.get_num_threads())
+        forward = by_runtime(original, lesson.runtime, names, torch.get_num_threads())
     else:
-        forward = _by_executor(lesson.teacher, names, settings.device)
+        forward = _by_executor(original, names, settings.device)
     return Teacher(forward, features, unit)
 
 
@@ -80,11 +92,12 @@ def objective_of(
 
     Raises
     ------
-    RecipeError
+    TrainingError
         No output can be distilled.
     """
+    are_probabilities = label_output in probabilities_of(lesson.student)
     if teacher is None:
-        return Objective(None, label_smoothing=settings.label_smoothing, classes=classes, labelled=label_output)
+        return Objective(None, 0.0, settings.label_smoothing, classes, label_output, are_probabilities)
     is_labelled = bool(label_output) and "mix" not in settings.augment  # mixed images have no labels
     return Objective(
         _distillation(lesson, teacher, teacher.targets(_probe(samples, teacher.unit).inputs), settings, classes),
@@ -92,6 +105,7 @@ def objective_of(
         settings.label_smoothing,
         classes,
         label_output,
+        are_probabilities,
     )
 
 
@@ -109,21 +123,16 @@ def _distillation(
     distances = distances_for(
         {name: value for name, value in values.items() if name not in inside},
         classes,
-        _probabilities(lesson),
+        probabilities_of(lesson.student),
         settings.logit_loss,
         settings.other_loss,
         settings.temperature,
     )
     if not distances:
-        raise RecipeError("no output can be distilled", because="all of them are whole numbers", hint="labels")
+        raise TrainingError(
+            "no output can be distilled",
+            because="none of them is of floating numbers with a row for each sample",
+            hint="an export whose outputs begin with the samples",
+        )
     among = {name: value for name, value in values.items() if name in inside}
     return Distillation(distances, distances_for(among, (), (), "mse", "mse", 1.0), settings.feature_weight)
-
-
-def _probabilities(lesson: Lesson) -> list[str]:
-    """Outputs that are probabilities already."""
-    return [
-        value.name or ""
-        for value in lesson.student.graph.outputs
-        if (node := made_by(value)) is not None and node.op_type == "Softmax"
-    ]

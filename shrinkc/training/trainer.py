@@ -198,7 +198,8 @@ class Trainer:
 
     def _backward(self, batch: Batch) -> torch.Tensor:
         context = self.context
-        context.executor.train(self._normalises_by_batch())
+        context.executor.train()
+        context.executor.normalizes = self._normalises_by_batch()
         total = torch.zeros((), dtype=torch.float32, device=context.settings.device)
         rows, size = context.feeder.rows(context.cycle)
         if context.feeder.unit is None:

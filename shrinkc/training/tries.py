@@ -19,6 +19,7 @@ from shrinkc.training.context import Context
 from shrinkc.training.interfaces import Phase
 from shrinkc.training.phases import Remember, Train
 from shrinkc.training.rates import schedule_of
+from shrinkc.training.schedules import Schedule
 from shrinkc.training.settings import Settings
 
 START = "start of the tries"
@@ -42,10 +43,12 @@ class Try:
     ----------
     settings : Settings
     budget : Budget
+    schedule : Schedule
     """
 
     settings: Settings
     budget: Budget
+    schedule: Schedule
 
     def run(self, context: Context) -> None:
         """See :class:`shrinkc.training.interfaces.Phase`."""
@@ -62,7 +65,7 @@ class Try:
         """Losses on the held-out samples, of the weights it began and ended with; None where it diverged."""
         own, context.settings = context.settings, replace(self.settings, evaluations=1)
         try:
-            Train(self.budget, schedule_of(self.settings, context)).run(context)
+            Train(self.budget, self.schedule).run(context)
         except DivergedError:
             return {"before": None, "after": None}
         finally:
@@ -80,11 +83,14 @@ class TrainChosen:
     ----------
     candidates : sequence of Settings
         In the order in which they were tried.
+    schedules : sequence of Schedule
+        Of each.
     rests : sequence of Budget
         What is left after so many tries, one and more; the whole of it where there are none.
     """
 
     candidates: Sequence[Settings]
+    schedules: Sequence[Schedule]
     rests: Sequence[Budget]
 
     def run(self, context: Context) -> None:
@@ -101,10 +107,11 @@ class TrainChosen:
             raise TrainingError(
                 "the loss is not finite", where=f"{len(found)} learning rates tried", hint="lower rates, or a bound (clip)"
             )
-        context.settings = self.candidates[finite[-1] if finite else -1]
+        chosen = finite[-1] if finite else -1
+        context.settings = self.candidates[chosen]
         if context.pending is None and found and not _has_succeeded(context):
             context.put(context.snapshots[START])
-        Train(self.rests[len(found) - 1], schedule_of(context.settings, context)).run(context)
+        Train(self.rests[len(found) - 1], self.schedules[chosen]).run(context)
 
 
 def phases_of(candidates: Sequence[Settings], share: float, context: Context) -> Sequence[Phase]:
@@ -114,14 +121,16 @@ def phases_of(candidates: Sequence[Settings], share: float, context: Context) ->
     """
     per_epoch, rest = context.feeder.order(0).steps_per_epoch, context.settings.length()
     steps = rest.steps(per_epoch)
+    # Now and not when they begin: some look at the weights, and a run that is taken up again would see others.
+    schedules = [schedule_of(candidate, context) for candidate in candidates]
     if steps is not None and share * steps < 1:
-        return [TrainChosen(candidates[-1:], [rest])]
+        return [TrainChosen(candidates[-1:], schedules[-1:], [rest])]
     tries, rests = [], []
-    for number, candidate in enumerate(candidates):
+    for number, (candidate, schedule) in enumerate(zip(candidates, schedules, strict=True)):
         part, rest = rest.split(share / (1 - number * share), per_epoch)
-        tries.append(Try(candidate, part))
+        tries.append(Try(candidate, part, schedule))
         rests.append(rest)
-    return [Remember(START), *tries, TrainChosen(candidates, rests)]
+    return [Remember(START), *tries, TrainChosen(candidates, schedules, rests)]
 
 
 def _tries(context: Context) -> list[dict[str, Any]]:

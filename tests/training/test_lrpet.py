@@ -392,7 +392,7 @@ def test_a_search_without_optuna_says_how_to_get_it(monkeypatch: pytest.MonkeyPa
         ({"choice": "manual"}, "manual choice"),
         ({"ranks": {"a": 1}}, "manual choice"),
         ({"choice": "manual", "ranks": {"a": 1}, "macs": "50%"}, "no effect"),
-        ({"remove": 1.0}, "out of range"),
+        ({"remove": 1.0}, "out of its range"),
         ({"macs": "0%"}, "must be positive"),
     ],
 )

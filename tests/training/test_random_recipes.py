@@ -125,6 +125,18 @@ def _check_pruned(phase: Prune, before: MaskSet, made: Context) -> None:
     assert made.masks.alive < whole.alive or isinstance(phase.selector, PerLayer | PerUnit | NOfM)
     if phase.selector is None or isinstance(phase.selector, Global):
         assert made.masks.alive == phase.kept(whole.alive, whole.total)
+    density = phase.kept(whole.alive, whole.total) / whole.total
+    for name, mask in made.masks.items():
+        if isinstance(phase.selector, PerLayer):
+            assert int(mask.sum()) == min(int(whole[name].sum()), kept_of(mask.numel(), density))
+        if isinstance(phase.selector, NOfM) and not before:
+            view = next(view for view in phase.views if view.name == name)
+            columns = view.to2d(mask).shape[1]
+            assert int(view.to2d(mask).sum()) == len(view.to2d(mask)) * (columns // 4 * 2 + columns % 4)
+    if isinstance(phase.selector, PerUnit) and not before:
+        units = [view.to2d(made.masks[view.name]).any(1) for view in phase.views]
+        n_units = sum(len(one) for one in units)
+        assert sum(int(one.sum()) for one in units) == kept_of(n_units, density)
 
 
 @torch.no_grad()

@@ -338,13 +338,24 @@ def test_the_penalty_alone_shrinks_gains_by_rate_times_strength(tmp_path: Path) 
 
 
 def test_statistics_measured_anew_are_the_moments_of_what_is_read(tmp_path: Path) -> None:
+    """All batches count alike by their samples; later normalisations read what earlier ones make of their own batch."""
     made = context(lesson(loaded(convnet(), tmp_path), pictures(), loaded(convnet(1), tmp_path)), held_out=0.0)
+    made.evaluation_batch = 24
     measure_statistics(made, 64)
-    first = made.normalizations[0]
+    images, parts = made.feeder.samples.inputs["image"], []
+    made.executor.train()
+    kept = {name: tensor.clone() for name, tensor in made.tensors.items()}
     with torch.no_grad():
-        value = made.executor({"image": made.feeder.samples.inputs["image"]}, also=[first.data])[first.data]
-    torch.testing.assert_close(made.tensors[first.mean], value.mean((0, 2, 3)), atol=1e-5, rtol=1e-4)
-    torch.testing.assert_close(made.tensors[first.variance], value.var((0, 2, 3), unbiased=False), atol=1e-5, rtol=1e-4)
+        for start in range(0, 64, 24):
+            names = [normalization.data for normalization in made.normalizations]
+            parts.append(made.executor({"image": images[start : start + 24]}, also=names))
+    made.put(kept)
+    assert len(made.normalizations) == 2
+    for normalization in made.normalizations:
+        value = torch.cat([part[normalization.data] for part in parts])
+        torch.testing.assert_close(made.tensors[normalization.mean], value.mean((0, 2, 3)), atol=1e-5, rtol=1e-4)
+        spread = value.var((0, 2, 3), unbiased=False)
+        torch.testing.assert_close(made.tensors[normalization.variance], spread, atol=1e-5, rtol=1e-4)
 
 
 def test_statistics_that_settle_follow_the_batch_in_the_first_half_of_every_phase(tmp_path: Path) -> None:
@@ -352,7 +363,7 @@ def test_statistics_that_settle_follow_the_batch_in_the_first_half_of_every_phas
 
     class Watcher(Plugin):
         def loss(self, context: Context, values: object, batch: object) -> None:
-            follows.append(context.executor.training)
+            follows.append(context.executor.normalizes)
 
     made = context(lesson(loaded(convnet(), tmp_path), pictures(), loaded(convnet(1), tmp_path)), batch_norm="settling")
     for _ in range(2):

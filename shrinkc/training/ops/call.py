@@ -20,12 +20,14 @@ Function = Callable[..., Any]
 class Mode:
     """Whether the executor trains; one object for all nodes of an executor.
 
+    In training Dropout drops if ``drops``, and BatchNormalization normalises by the batch if ``normalizes``.
     ``normalize`` takes the place of normalisation by the batch at hand, where the batch is spread over processes: called with
     input, running mean and variance, gain, shift, share of the batch in the running ones, and epsilon.  ``rows`` are then those
     of the ``total`` rows of a step that fall to this process.
     """
 
-    is_training: bool = False
+    drops: bool = False
+    normalizes: bool = False
     normalize: Callable[..., Tensor] | None = None
     rows: range = range(0)
     total: int = 0

@@ -32,9 +32,9 @@ def batch_norm(call: Call) -> Function:
             column = (1, -1, *(1,) * (x.dim() - 2)) if x.dim() > 1 else (-1,)
             inverse = torch.rsqrt(var + epsilon)
             return (x - mean.reshape(column)) * (scale * inverse).reshape(column) + bias.reshape(column)
-        if mode.is_training and mode.normalize is not None:
+        if mode.normalizes and mode.normalize is not None:
             return mode.normalize(x, mean, var, scale, bias, share, epsilon)
-        return F.batch_norm(x, mean, var, scale, bias, mode.is_training, share, epsilon)
+        return F.batch_norm(x, mean, var, scale, bias, mode.normalizes, share, epsilon)
 
     return run
 
@@ -201,7 +201,7 @@ def dropout(call: Call) -> Function:
 
     def run(x: Tensor, ratio: Tensor | None = None, trains: Tensor | None = None) -> Tensor | tuple[Tensor, Tensor]:
         share = float(ratio) if ratio is not None and known is None else fixed
-        is_active = mode.is_training or trains_always or (trains is not None and bool(trains))
+        is_active = mode.drops or trains_always or (trains is not None and bool(trains))
         if not is_active or share == 0:
             return (x, torch.ones_like(x, dtype=torch.bool if are_truths else x.dtype)) if wants_mask else x
         mask = mode.drawn(x, lambda empty: empty.uniform_(), torch.float32) >= share
