@@ -367,7 +367,7 @@ def test_a_killed_run_with_a_budget_of_time_has_only_the_rest_of_it(tmp_path: Pa
 def test_what_was_chosen_by_trying_outlives_a_killed_run(kill_at: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With rates by how far the weights are from the original's: where tries begin, not where it was killed."""
 
-    def result(checkpoint: Path | None) -> tuple[dict[str, torch.Tensor], float]:
+    def result(checkpoint: Path | None) -> tuple[dict[str, torch.Tensor], float, object]:
         what = lesson(loaded(convnet(1), tmp_path), pictures(), loaded(convnet(2, 12), tmp_path))
         tried = ({"learning_rate": 0.3}, {"learning_rate": 0.01})
         given = settings(
@@ -379,13 +379,14 @@ def test_what_was_chosen_by_trying_outlives_a_killed_run(kill_at: int, tmp_path:
             learning_rate=0.04,
         )
         made = trained(what, given, Silent(), checkpoint).context
-        return learned(made), made.settings.learning_rate
+        return learned(made), made.settings.learning_rate, made.records[-1]["last"]
 
     whole = result(None)
     with killed_at(kill_at, monkeypatch):
         result(tmp_path / "c.npz")
     resumed = result(tmp_path / "c.npz")
     assert all(torch.equal(value, resumed[0][name]) for name, value in whole[0].items())
+    assert whole[2] == resumed[2]
     again = result(tmp_path / "c.npz")  # nothing is left to do
     assert whole[1] == resumed[1] == again[1] != 0.04
 
