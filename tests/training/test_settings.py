@@ -76,21 +76,6 @@ def test_an_option_out_of_its_range_is_named_with_its_value_and_the_range(method
     assert caught.value.hint.startswith("it must be ")
 
 
-@pytest.mark.parametrize(
-    ("tried", "message"),
-    [
-        ('{ learning_rate = "0.05" }', "wrong type"),
-        ('{ batch_norm = "frozn" }', "no such choice"),
-        ("{ learning_rate = 0.0 }", "out of its range"),
-        ("{ batch = 64 }", "cannot be tried"),
-    ],
-)
-def test_tries_are_looked_at_before_anything_is_cut(tried: str, message: str, tmp_path: Path) -> None:
-    (tmp_path / "r.toml").write_text(f"options.tried = [{tried}]\n")
-    with pytest.raises(RecipeError, match=message):
-        recipe_files.resolve(tmp_path / "r.toml")
-
-
 def options_of(folder: Path, monkeypatch: pytest.MonkeyPatch, annotations: str) -> Any:
     """The class of somebody's own method, its annotations kept as texts or not."""
     text = f"""{annotations}
