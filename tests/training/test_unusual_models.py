@@ -33,6 +33,7 @@ from shrinkc.training.rates import schedule_of
 from shrinkc.training.running import trained
 from shrinkc.training.samples import Samples
 from shrinkc.training.schedules import Constant
+from shrinkc.training.teaching import is_turned
 from shrinkc.training.trainer import Trainer
 
 QUICK = {"verify": False, "measure_latency": False, "round_to": 1}
@@ -245,6 +246,19 @@ def test_outputs_without_a_row_for_each_sample_are_left_out_and_the_others_taugh
     assert made.objective.distillation is not None
     assert list(made.objective.distillation.outputs) == [net.model().graph.output[2].name]
     assert made.evaluate().loss == pytest.approx(0.0, abs=1e-6)
+
+
+def test_rounding_to_few_bits_does_not_hide_that_rows_changed_places() -> None:
+    """As of quantised models, where another order of sums is another step of a few numbers; other values are no rows."""
+    random = torch.Generator().manual_seed(0)
+    told = torch.randn(8, 40, generator=random)
+    steps = (torch.rand(8, 40, generator=random) < 0.05) * 0.2
+    assert is_turned(told, told.flip(0) + steps, 8)
+    assert is_turned(told.half(), told.half().flip(0) * 1.002, 8)
+    assert not is_turned(told, torch.randn(8, 40, generator=random), 8)
+    assert not is_turned(told, told, 8)
+    assert not is_turned(told, told.flip(0), 4)
+    assert is_turned(torch.ones(8, 3), torch.ones(8, 3), 8)
 
 
 def test_where_no_output_has_one_the_error_says_so_and_the_cut_model_is_kept(tmp_path: Path) -> None:
