@@ -59,6 +59,7 @@ from shrinkc.training.fresh import StartAfresh
 from shrinkc.training.interfaces import Phase, Plugin, Signal
 from shrinkc.training.lesson import Lesson
 from shrinkc.training.phases import Train, measure_statistics
+from shrinkc.training.preparing import has_enough_to_normalise
 from shrinkc.training.ranges import COUNT, NOT_NEGATIVE, SHARE, check_ranges
 from shrinkc.training.rates import schedule_of
 
@@ -459,7 +460,7 @@ def truncated_loss(context: Context, weights: Sequence[LowRankWeight]) -> float:
     try:
         for weight in weights:
             weight.project(context, Projection(transfers=False))
-        if context.normalizations:
+        if context.normalizations and has_enough_to_normalise(context.model):
             measure_statistics(context, SEARCHED_SAMPLES)
         return context.evaluate().loss
     finally:

@@ -118,6 +118,15 @@ def test_statistics_of_a_few_samples_are_refused_for_training(wrong: dict[str, A
     assert context(lesson(loaded(fixed(mlp(), 4), tmp_path), plain), teacher="none", **wrong)
 
 
+def test_a_search_of_ranks_leaves_the_statistics_of_such_a_model_alone(tmp_path: Path) -> None:
+    """Of one sample there is one number to normalise by, which torch refuses."""
+    what = lesson(loaded(fixed(squeezing(), 1), tmp_path), pictures(), loaded(fixed(squeezing(), 1), tmp_path))
+    options = {"choice": "searched", "trials": 2, "macs": "70%"}
+    made = trained(what, settings(method="lrpet", options=options, budget="2steps", batch=4), Silent())
+    assert made.error is None
+    assert len(next(record["trials"] for record in made.context.records if "trials" in record)) == 2
+
+
 def shared(proto: onnx.ModelProto) -> onnx.ModelProto:
     """The second normalisation reads what the first does, through Identity, as torch's older exporter leaves equal tensors."""
     made = onnx.ModelProto()
