@@ -1,7 +1,9 @@
 """What some CPU minutes of training give back to cut models on Fashion-MNIST: with and without labels, beside Torch-Pruning.
 
     python benchmarks/recovery.py --resume                       # writes benchmarks/results/recovery.json; hours
-    python benchmarks/recovery.py --variants label-free --models resnet20 --cuts 70 --seeds 0
+    python benchmarks/recovery.py --variants label-free --models resnet20 --cuts 70 --output FOLDER/recovery_alone.json
+
+The first file was made by two runs at a time on two cores, which share caches and take fewer steps for it; the second by one.
 
 Variants, each with the same budget of CPU minutes on one thread where it trains at all:
 
