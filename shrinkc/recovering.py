@@ -184,10 +184,11 @@ def gradients_from(opened: Opened, data: Data, progress: Progress) -> dict[str, 
 def fitting(settings: Settings, data: Data, model: ir.Model) -> Settings:
     """Settings without augmentation where no input is an image; with frozen statistics where the model fixes a small batch."""
     from shrinkc.training.lesson import has_images
-    from shrinkc.training.preparing import has_enough_to_normalise
+    from shrinkc.training.preparing import has_enough_to_normalise, running_batches
 
     found = settings if has_images(data) else replace(settings, augment=(), pool=0)
-    return found if has_enough_to_normalise(model) else _frozen(found)
+    _, unit = running_batches(model, data)
+    return found if has_enough_to_normalise(model, unit) else _frozen(found)
 
 
 def _frozen(settings: Settings) -> Settings:

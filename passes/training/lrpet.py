@@ -460,7 +460,7 @@ def truncated_loss(context: Context, weights: Sequence[LowRankWeight]) -> float:
     try:
         for weight in weights:
             weight.project(context, Projection(transfers=False))
-        if context.normalizations and has_enough_to_normalise(context.model):
+        if context.normalizations and has_enough_to_normalise(context.model, context.feeder.unit):
             measure_statistics(context, SEARCHED_SAMPLES)
         return context.evaluate().loss
     finally:

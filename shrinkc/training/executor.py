@@ -55,6 +55,8 @@ class Executor(nn.Module):
         Not changed until :meth:`write_back`.
     is_trainable : callable of ir.Value to bool, optional
         Which float initializers to train instead.
+    runnable : ir.Model, optional
+        What is run in the model's place: another graph that reads the same initializers.
 
     Attributes
     ----------
@@ -73,10 +75,16 @@ class Executor(nn.Module):
     normalizes: bool = True
     drops: bool = True
 
-    def __init__(self, model: ir.Model, *, is_trainable: Callable[[ir.Value], bool] | None = None) -> None:
+    def __init__(
+        self,
+        model: ir.Model,
+        *,
+        is_trainable: Callable[[ir.Value], bool] | None = None,
+        runnable: ir.Model | None = None,
+    ) -> None:
         super().__init__()
-        self._model, self._mode, self._is_trainable = model, Mode(), is_trainable
-        runnable = _inlined(model)
+        self._model, self._mode, self._is_trainable, self._instead = model, Mode(), is_trainable, runnable
+        runnable = _inlined(model if runnable is None else runnable)
         graph = runnable.graph
         check_operators(runnable)
         stored = {
@@ -192,7 +200,7 @@ class Executor(nn.Module):
         return tensor_of(value.const_value)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Executor:
-        copy = type(self)(self._model.clone(), is_trainable=self._is_trainable)
+        copy = type(self)(self._model.clone(), is_trainable=self._is_trainable, runnable=self._instead)
         copy.to(self._device({}))
         copy.load_state_dict({key: tensor.detach().clone() for key, tensor in self.state_dict().items()}, assign=True)
         return copy.train(self.training)

@@ -12,12 +12,13 @@ import onnx_ir as ir
 import torch
 
 from shrinkc.errors import RecipeError, RuntimeUnavailable
-from shrinkc.evidence.data import fixed_batch
+from shrinkc.evidence.data import Data, fixed_batch
 from shrinkc.log import Progress
+from shrinkc.training.any_batch import for_any_batch
 from shrinkc.training.autocasting import settled
 from shrinkc.training.checkpoint import Checkpoints
 from shrinkc.training.context import Context
-from shrinkc.training.distill import classes_of, labelled
+from shrinkc.training.distill import Feature, classes_of, labelled
 from shrinkc.training.distributed import World, batch_norm
 from shrinkc.training.evaluation import batches
 from shrinkc.training.executor import Executor
@@ -71,15 +72,15 @@ def prepared(
     RuntimeUnavailable
         The device is not there.
     """
-    _check(lesson, settings, world)
+    executor, unit = running_batches(lesson.student, lesson.data, lesson.features if settings.feature_weight else ())
+    _check(lesson, settings, world, unit)
     _enter(lesson, settings, world)
-    unit = fixed_batch(lesson.student)
+    _lay_out_on(executor, settings.device)
     training, judging = _divided(lesson, settings, unit)
-    executor = _student(lesson, settings)
     classes, label_output = _labelling(lesson, settings, _outputs(executor, judging, settings, unit))
     if world.size > 1:
         executor.normalize_by(batch_norm)
-    teacher, judge = teachers(lesson, settings, judging, unit)
+    teacher, judge = teachers(lesson, settings, judging)
     batch = unit or EVALUATION_BATCH
     with progress.stage("asking the teacher"):
         answers = Answers({} if judge is None else judge.answers(judging, batch))
@@ -132,12 +133,28 @@ def _agreed(settings: Settings, world: World) -> Settings:
     return replace(settings, precision="bfloat16" if is_half else "float32")
 
 
-def _student(lesson: Lesson, settings: Settings) -> Executor:
-    executor = Executor(lesson.student).to(settings.device)
+def running_batches(model: ir.Model, data: Data, features: Sequence[Feature] = ()) -> tuple[Executor, int | None]:
+    """Executor of a model, and how many samples it takes at a time: None for any.
+
+    A model for one at a time is run for many where it can be, ``features`` included
+    (:func:`shrinkc.training.any_batch.for_any_batch`).
+    """
+    found = for_any_batch(model, data, [feature.name for feature in features])
+    return (Executor(model), fixed_batch(model)) if found is None else (found, None)
+
+
+def _lay_out_on(executor: Executor, device: str) -> None:
+    """Bring a student to a device.
+
+    Raises
+    ------
+    RecipeError
+        It has nothing to train.
+    """
+    executor.to(device)
     if not executor.trainable():
         raise RecipeError("there is nothing to train", because="no layer of the model reads a stored float weight")
     lay_out(executor)
-    return executor
 
 
 def _labelling(lesson: Lesson, settings: Settings, outputs: Tensors) -> tuple[tuple[str, ...], str]:
@@ -192,7 +209,7 @@ def lay_out(executor: Executor) -> None:
             parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
 
 
-def _check(lesson: Lesson, settings: Settings, world: World) -> None:
+def _check(lesson: Lesson, settings: Settings, world: World, unit: int | None) -> None:
     if settings.device == "cuda" and not torch.cuda.is_available():
         raise RuntimeUnavailable("torch finds no CUDA device", where="device = cuda", hint='device = "cpu"')
     if lesson.teacher is None and lesson.data.labels is None:
@@ -203,14 +220,13 @@ def _check(lesson: Lesson, settings: Settings, world: World) -> None:
         raise RecipeError("mixed images have no labels", where="augment", hint='teacher = "original"')
     if settings.augment and not has_images(lesson.data):
         raise RecipeError("there are no images to augment", where="augment", because="no input of shape (N, C, H, W)")
-    unit = fixed_batch(lesson.student)
     if world.size > 1 and settings.batch_norm != "frozen" and unit is not None:
         raise RecipeError(
             "processes do not share the statistics of a batch where the model fixes its size",
             where='batch_norm = "batch"',
             hint='batch_norm = "frozen", or one process',
         )
-    if uses_batches(settings) and not has_enough_to_normalise(lesson.student):
+    if uses_batches(settings) and not has_enough_to_normalise(lesson.student, unit):
         raise RecipeError(
             "statistics of so few samples say nothing",
             where=f"batch of {unit} that the model fixes",
@@ -225,9 +241,8 @@ def uses_batches(settings: Settings) -> bool:
     return settings.batch_norm != "frozen" or settings.reestimate
 
 
-def has_enough_to_normalise(model: ir.Model) -> bool:
-    """Whether the samples that the model takes at a time have statistics of use; so has a model without normalisations."""
-    unit = fixed_batch(model)
+def has_enough_to_normalise(model: ir.Model, unit: int | None) -> bool:
+    """Whether ``unit`` samples at a time have statistics of use; so has a model without normalisations."""
     return unit is None or unit >= LEAST_NORMALISED or not normalizations(model)
 
 

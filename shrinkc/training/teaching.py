@@ -9,6 +9,7 @@ import onnx_ir as ir
 import torch
 
 from shrinkc.errors import TrainingError
+from shrinkc.evidence.data import fixed_batch
 from shrinkc.training.distill import Distillation, Feature, distances_for, probabilities_of
 from shrinkc.training.executor import Executor
 from shrinkc.training.lesson import Lesson
@@ -28,7 +29,7 @@ LARGEST_OFF, MEAN_OFF = 1e-3, 0.05
 or the mean of all, as a share of how far samples are apart."""
 
 
-def teachers(lesson: Lesson, settings: Settings, judging: Samples, unit: int | None) -> tuple[Teacher | None, Teacher | None]:
+def teachers(lesson: Lesson, settings: Settings, judging: Samples) -> tuple[Teacher | None, Teacher | None]:
     """Who teaches, values inside among what is told, and who judges by the outputs alone; nobody where labels teach.
 
     What has no row for each sample cannot be told sample by sample, and is left out.
@@ -36,14 +37,14 @@ def teachers(lesson: Lesson, settings: Settings, judging: Samples, unit: int | N
     if lesson.teacher is None:
         return None, None
     asked = lesson.features if settings.feature_weight else ()
-    everything = _teacher(lesson, lesson.teacher, asked, settings, unit)
+    everything = _teacher(lesson, lesson.teacher, asked, settings)
     known = _rows(everything, judging)
     features = [feature for feature in asked if feature.name in known]
     outputs = frozenset(value.name or "" for value in lesson.teacher.graph.outputs) & known
-    judge = replace(_teacher(lesson, lesson.teacher, (), settings, unit) if asked else everything, outputs=outputs)
+    judge = replace(_teacher(lesson, lesson.teacher, (), settings) if asked else everything, outputs=outputs)
     if not features:
         return judge, judge
-    teacher = everything if features == list(asked) else _teacher(lesson, lesson.teacher, features, settings, unit)
+    teacher = everything if features == list(asked) else _teacher(lesson, lesson.teacher, features, settings)
     return replace(teacher, outputs=outputs), judge
 
 
@@ -68,13 +69,13 @@ def is_turned(told: torch.Tensor, turned: torch.Tensor, size: int) -> bool:
     return bool(off.max() <= LARGEST_OFF * told.abs().max()) or bool(off.mean() <= MEAN_OFF * spread)
 
 
-def _teacher(lesson: Lesson, original: ir.Model, features: Sequence[Feature], settings: Settings, unit: int | None) -> Teacher:
+def _teacher(lesson: Lesson, original: ir.Model, features: Sequence[Feature], settings: Settings) -> Teacher:
     names = [feature.name for feature in features]
     if settings.device == "cpu":
         forward = by_runtime(original, lesson.runtime, names, torch.get_num_threads())
     else:
         forward = _by_executor(original, names, settings.device)
-    return Teacher(forward, features, unit)
+    return Teacher(forward, features, fixed_batch(original))
 
 
 def _by_executor(model: ir.Model, inside: Sequence[str], device: str) -> Forward:

@@ -80,9 +80,10 @@ def fixed(proto: onnx.ModelProto, size: int) -> onnx.ModelProto:
 
 
 def squeezing() -> onnx.ModelProto:
-    """A network with a normalisation of single numbers, as in squeeze and excitation."""
+    """A network with a normalisation of single numbers, as in squeeze and excitation, that must have one sample at a time."""
     net = Net(seed=3)
-    x = net.relu(net.bn(net.conv(net.input("image", ["N", 1, 8, 8]), 1, 16, bias=False), 16))
+    image = net.op("Squeeze", net.input("image", ["N", 1, 8, 8]), net.ints(0))
+    x = net.relu(net.bn(net.conv(net.op("Unsqueeze", image, net.ints(0)), 1, 16, bias=False), 16))
     x = net.relu(net.conv(x, 16, 16))
     gate = net.bn(net.conv(net.op("GlobalAveragePool", x), 16, 16, k=1, pads=[0, 0, 0, 0], bias=False), 16)
     x = net.op("Mul", x, net.op("Sigmoid", gate))
