@@ -55,17 +55,17 @@ def for_any_batch(model: ir.Model, data: Data, also: Sequence[str] = ()) -> Exec
         return None
     few = Samples.of(data.thinned(SEEN, 1))
     single = Executor(model).eval()
-    found = Executor(model, runnable=_freed(model, single, next(few.parts(1)).inputs)).eval()
-    return found if _is_same(single, found, few, also) else None
+    try:
+        found = Executor(model, runnable=_freed(model, single, next(few.parts(1)).inputs)).eval()
+        return found if _is_same(single, found, few, also) else None
+    except Exception:  # whatever keeps it from running; what keeps one sample from it, training meets again
+        return None
 
 
 def _is_same(single: Executor, many: Executor, few: Samples, also: Sequence[str]) -> bool:
     with torch.inference_mode():
         told = [single(part.inputs, also=also) for part in few.parts(1)]
-        try:
-            found = many(few.inputs, also=also)
-        except Exception:  # whatever kept it from running, it does not take many
-            return False
+        found = many(few.inputs, also=also)
     return all(value.ndim and _is_close(value, [one[name] for one in told]) for name, value in found.items())
 
 

@@ -141,7 +141,13 @@ def of_any() -> onnx.ModelProto:
     return proto
 
 
-@pytest.mark.parametrize("proto", [looking_at_each_other, squeezed, without_rows, of_four, of_any])
+def broken() -> onnx.ModelProto:
+    net = Net()
+    net.output(net.op("Reshape", net.input("x", [1, STEPS, WIDTH]), net.ints(1, 7)))
+    return net.model()
+
+
+@pytest.mark.parametrize("proto", [looking_at_each_other, squeezed, without_rows, of_four, of_any, broken])
 def test_models_that_give_something_else_for_many_or_take_them_anyway_are_left_alone(
     proto: Callable[[], onnx.ModelProto], tmp_path: Path
 ) -> None:
