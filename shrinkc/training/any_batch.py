@@ -1,9 +1,8 @@
 """A model for one sample at a time, run for many at once while it trains.
 
-Exporters write the batch of their example into the graph: as the first size of reshapes and resizes, and in constants that are
-joined to every sample's values (class tokens) or that recurrences begin with.  Where no more than that is in the way the same
-layers take many samples together, which is faster, and normalisations see a batch.  Whether it is so is seen by running both;
-the model itself stays as it was given.
+Exporters write the batch of their example into the graph: as a size of reshapes and resizes, and in constants joined to
+every sample's values (class tokens).  Where no more than that is in the way the same layers take many samples together, which
+is faster, and normalisations see a batch.  Whether it is so is seen by running both; the model itself stays as it was given.
 """
 
 from __future__ import annotations
@@ -26,9 +25,6 @@ SEEN = 4
 
 LARGEST_OFF = 1e-3
 """How far a number may be off, as a share of its value's largest: another order of sums stays below, other samples do not."""
-
-STATES = {4: 0, 5: 1, 6: 1}
-"""Axis of the samples in what recurrences begin with: lengths, hidden states, cells."""
 
 Shapes = Mapping[str, tuple[int, ...]]
 """Of values by name, as one sample makes them."""
@@ -114,7 +110,7 @@ def _resize(graph: ir.Graph, node: ir.Node, computed: set[ir.Value], shapes: Sha
     wanted = _written(node, 3)
     if wanted is None or not wanted.size or wanted[0] != 1 or "axes" in node.attributes or node.inputs[0] not in computed:
         return
-    sizes = [_samples(graph, node, 0, 0), _stored(graph, node, wanted[1:])]
+    sizes = [_samples(graph, node, 0), _stored(graph, node, wanted[1:])]
     node.replace_input_with(3, _made(graph, node, "Concat", sizes, axis=0))
 
 
@@ -124,34 +120,17 @@ def _concat(graph: ir.Graph, node: ir.Node, computed: set[ir.Value], shapes: Sha
     if like is None or node.attributes["axis"].as_int() == 0:
         return
     for index, value in enumerate(node.inputs):
-        if value not in computed and _first(node, index, shapes) == 1:
-            _repeat(graph, node, index, 0, _samples(graph, node, like, 0), shapes)
+        shape = () if value is None or value in computed else shapes[value.name or ""]
+        if shape and shape[0] == 1:
+            sizes = [_samples(graph, node, like), _stored(graph, node, np.ones(len(shape) - 1))]
+            times = _made(graph, node, "Concat", sizes, axis=0)
+            node.replace_input_with(index, _made(graph, node, "Expand", [value, times]))
 
 
-def _recurrence(graph: ir.Graph, node: ir.Node, computed: set[ir.Value], shapes: Shapes) -> None:
-    """Every sample begins with the same states."""
-    if "layout" in node.attributes or node.inputs[0] not in computed:
-        return
-    for index, axis in STATES.items():
-        value = node.inputs[index] if index < len(node.inputs) else None
-        if value is not None and value not in computed:
-            _repeat(graph, node, index, axis, _samples(graph, node, 0, 1), shapes)
-
-
-def _repeat(graph: ir.Graph, node: ir.Node, index: int, axis: int, count: ir.Value, shapes: Shapes) -> None:
-    """Read an input as often along an axis as there are samples."""
-    value = node.inputs[index]
-    assert value is not None
-    rank = len(shapes[value.name or ""])
-    ones = [_stored(graph, node, np.ones(size, np.int64)) for size in (axis, rank - axis - 1)]
-    shape = _made(graph, node, "Concat", [ones[0], count, ones[1]], axis=0)
-    node.replace_input_with(index, _made(graph, node, "Expand", [value, shape]))
-
-
-def _samples(graph: ir.Graph, node: ir.Node, index: int, axis: int) -> ir.Value:
-    """How many samples there are: the size of an input along an axis, of shape (1,)."""
+def _samples(graph: ir.Graph, node: ir.Node, index: int) -> ir.Value:
+    """How many samples an input has, of shape (1,)."""
     shape = _made(graph, node, "Shape", [node.inputs[index]])
-    return _made(graph, node, "Gather", [shape, _stored(graph, node, np.array([axis]))], axis=0)
+    return _made(graph, node, "Gather", [shape, _stored(graph, node, np.zeros(1))], axis=0)
 
 
 def _written(node: ir.Node, index: int) -> np.ndarray | None:
@@ -159,12 +138,6 @@ def _written(node: ir.Node, index: int) -> np.ndarray | None:
     value = node.inputs[index] if index < len(node.inputs) else None
     tensor = None if value is None else constant_tensor(value)
     return None if tensor is None else tensor.numpy()
-
-
-def _first(node: ir.Node, index: int, shapes: Shapes) -> int | None:
-    value = node.inputs[index]
-    shape = () if value is None else shapes[value.name or ""]
-    return shape[0] if shape else None
 
 
 def _stored(graph: ir.Graph, node: ir.Node, sizes: np.ndarray) -> ir.Value:
@@ -183,6 +156,5 @@ RULES: Mapping[str, Rule] = {
     "Reshape": _reshape,
     "Resize": _resize,
     "Concat": _concat,
-    **dict.fromkeys(("LSTM", "GRU", "RNN"), _recurrence),
 }
 """What frees an operator of the number of samples, by its name."""

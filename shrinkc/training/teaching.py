@@ -10,6 +10,7 @@ import torch
 
 from shrinkc.errors import TrainingError
 from shrinkc.evidence.data import fixed_batch
+from shrinkc.training.any_batch import for_any_batch
 from shrinkc.training.distill import Distillation, Feature, distances_for, probabilities_of
 from shrinkc.training.executor import Executor
 from shrinkc.training.lesson import Lesson
@@ -71,15 +72,18 @@ def is_turned(told: torch.Tensor, turned: torch.Tensor, size: int) -> bool:
 
 def _teacher(lesson: Lesson, original: ir.Model, features: Sequence[Feature], settings: Settings) -> Teacher:
     names = [feature.name for feature in features]
+    many = for_any_batch(original, lesson.data, names)
+    if many is not None:
+        return Teacher(_by_executor(many, names, settings.device), features)
     if settings.device == "cpu":
         forward = by_runtime(original, lesson.runtime, names, torch.get_num_threads())
     else:
-        forward = _by_executor(original, names, settings.device)
+        forward = _by_executor(Executor(original), names, settings.device)
     return Teacher(forward, features, fixed_batch(original))
 
 
-def _by_executor(model: ir.Model, inside: Sequence[str], device: str) -> Forward:
-    executor = Executor(model).to(device).eval()
+def _by_executor(executor: Executor, inside: Sequence[str], device: str) -> Forward:
+    executor.to(device).eval()
 
     def forward(inputs: Tensors) -> dict[str, torch.Tensor]:
         found: dict[str, torch.Tensor] = executor(

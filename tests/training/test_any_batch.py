@@ -58,7 +58,7 @@ def attention(heads: int = 2) -> onnx.ModelProto:
 
 
 def recurrent(kind: str, gates: int) -> onnx.ModelProto:
-    """Steps before samples, the first states stored for one sample."""
+    """Steps before samples, the first states stored for one of them."""
     net = Net()
     x = net.op("Transpose", net.input("x", [1, STEPS, WIDTH]), perm=[1, 0, 2])
     states = [net.const(net.random.standard_normal((1, 1, 4)).astype(np.float32)) for _ in range(2 if kind == "LSTM" else 1)]
@@ -180,6 +180,8 @@ def test_a_model_for_one_image_learns_what_the_one_for_any_number_does_statistic
         what = lesson(loaded(change(convnet()), tmp_path), pictures(), loaded(change(convnet(1)), tmp_path))
         made = context(what, batch_norm="batch")
         assert made.feeder.unit is None
+        assert made.feeder.teacher is not None
+        assert made.feeder.teacher.unit is None
         Train(Budget(5, "steps"), Constant(0.1), keeps_best=False).run(made)
         found.append({name: tensor.detach().clone() for name, tensor in made.tensors.items()})
         statistics = made.executor.statistics()
