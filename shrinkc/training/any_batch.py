@@ -50,6 +50,8 @@ def for_any_batch(model: ir.Model, data: Data, also: Sequence[str] = ()) -> Exec
     if fixed_batch(model) != 1:
         return None
     few = Samples.of(data.thinned(SEEN, 1))
+    if all(torch.equal(tensor[0], tensor[-1]) for tensor in few.inputs.values()):
+        return None  # of samples that are alike nobody sees whether they were mixed up
     single = Executor(model).eval()
     try:
         found = Executor(model, runnable=_freed(model, single, next(few.parts(1)).inputs)).eval()

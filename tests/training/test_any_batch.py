@@ -154,6 +154,14 @@ def test_models_that_give_something_else_for_many_or_take_them_anyway_are_left_a
     assert for_any_batch(loaded(proto(), tmp_path), data_for(proto())) is None
 
 
+@pytest.mark.parametrize("shown", [[0], [0, 0, 0]])
+def test_samples_that_are_alike_do_not_tell_what_many_are_given(shown: list[int], tmp_path: Path) -> None:
+    model, data = loaded(looking_at_each_other(), tmp_path), sequences()
+    assert for_any_batch(model, data.take(np.array(shown))) is None
+    assert for_any_batch(loaded(attention(), tmp_path), data.take(np.array(shown))) is None
+    assert for_any_batch(loaded(attention(), tmp_path), data) is not None
+
+
 def test_a_value_inside_that_is_another_for_many_samples_keeps_the_model_single(tmp_path: Path) -> None:
     net = Net()
     x = net.op("MatMul", net.input("x", [1, STEPS, WIDTH]), net.weight(WIDTH, 3))
