@@ -26,6 +26,9 @@ SEEN = 4
 LARGEST_OFF = 1e-3
 """How far a number may be off, as a share of its value's largest: another order of sums stays below, other samples do not."""
 
+AT_ONCE, MOST_BYTES = 256, 4 << 30
+"""Samples that are looked at together, and what all values inside may take for them: one at a time always fitted."""
+
 Shapes = Mapping[str, tuple[int, ...]]
 """Of values by name, as one sample makes them."""
 
@@ -45,7 +48,8 @@ def for_any_batch(model: ir.Model, data: Data, also: Sequence[str] = ()) -> Exec
     Returns
     -------
     Executor or None
-        None where the model takes another number of samples, or gives for many not what it gives for each.
+        None where the model takes another number of samples, gives for many not what it gives for each, or where as many
+        as are looked at together would take too much memory.
     """
     if fixed_batch(model) != 1:
         return None
@@ -54,7 +58,14 @@ def for_any_batch(model: ir.Model, data: Data, also: Sequence[str] = ()) -> Exec
         return None  # of samples that are alike nobody sees whether they were mixed up
     single = Executor(model).eval()
     try:
-        found = Executor(model, runnable=_freed(model, single, next(few.parts(1)).inputs)).eval()
+        copy = model.clone()
+        inline_functions(copy)
+        computed = _computed(copy.graph)
+        values = _values(copy.graph, single, next(few.parts(1)).inputs)
+        if AT_ONCE * sum(values[value.name].nbytes for value in computed if value.name in values) > MOST_BYTES:
+            return None
+        _free(copy.graph, computed, {name: tuple(value.shape) for name, value in values.items()})
+        found = Executor(model, runnable=copy).eval()
         return found if _is_same(single, found, few, also) else None
     except Exception:  # whatever keeps it from running; what keeps one sample from it, training meets again
         return None
@@ -74,18 +85,19 @@ def _is_close(value: torch.Tensor, rows: Sequence[torch.Tensor]) -> bool:
     return not told.numel() or bool((told - found).abs().max() <= LARGEST_OFF * told.abs().max())
 
 
-def _freed(model: ir.Model, single: Executor, sample: Tensors) -> ir.Model:
-    """Copy of a model with the number of samples read from them where it was written down."""
-    copy = model.clone()
-    inline_functions(copy)
-    computed = _computed(copy.graph)
-    nodes = [node for node in copy.graph if node.domain in ("", "ai.onnx") and node.op_type in RULES]
-    read = sorted({value.name for node in nodes for value in (*node.inputs, *node.outputs) if value is not None and value.name})
+def _values(graph: ir.Graph, single: Executor, sample: Tensors) -> Tensors:
+    """All values that there are for one sample, what is stored among them."""
+    read = {value.name for node in graph for value in (*node.inputs, *node.outputs) if value is not None and value.name}
     with torch.inference_mode():
-        shapes = {name: tuple(value.shape) for name, value in single(sample, also=read).items()}
-    for node in nodes:
-        RULES[node.op_type](copy.graph, node, computed, shapes)
-    return copy
+        found = single(sample, also=sorted(read - set(sample)))
+    return {name: value for name, value in {**sample, **found}.items() if isinstance(value, torch.Tensor)}
+
+
+def _free(graph: ir.Graph, computed: set[ir.Value], shapes: Shapes) -> None:
+    """Read the number of samples from them where it was written down, in place."""
+    for node in list(graph):
+        if node.domain in ("", "ai.onnx") and node.op_type in RULES:
+            RULES[node.op_type](graph, node, computed, shapes)
 
 
 def _computed(graph: ir.Graph) -> set[ir.Value]:

@@ -15,6 +15,7 @@ from training.lessons import context, convnet, lesson, loaded, pictures, setting
 
 from shrinkc.evidence.data import Data
 from shrinkc.log import Silent
+from shrinkc.training import any_batch
 from shrinkc.training.any_batch import for_any_batch
 from shrinkc.training.budget import Budget
 from shrinkc.training.executor import Executor
@@ -160,6 +161,18 @@ def test_samples_that_are_alike_do_not_tell_what_many_are_given(shown: list[int]
     assert for_any_batch(model, data.take(np.array(shown))) is None
     assert for_any_batch(loaded(attention(), tmp_path), data.take(np.array(shown))) is None
     assert for_any_batch(loaded(attention(), tmp_path), data) is not None
+
+
+def test_models_whose_values_would_take_too_much_memory_for_many_are_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The input has 48 numbers, the first layer, its rectification and the reshape 32 each, the output 3; weights add none."""
+    model, data = loaded(flattened(), tmp_path), data_for(flattened())
+    bytes_of_one = 4 * (STEPS * WIDTH + 3 * 4 * WIDTH + 3)
+    monkeypatch.setattr(any_batch, "MOST_BYTES", any_batch.AT_ONCE * bytes_of_one)
+    assert for_any_batch(model, data) is not None
+    monkeypatch.setattr(any_batch, "MOST_BYTES", any_batch.AT_ONCE * bytes_of_one - 1)
+    assert for_any_batch(model, data) is None
 
 
 def test_a_value_inside_that_is_another_for_many_samples_keeps_the_model_single(tmp_path: Path) -> None:
